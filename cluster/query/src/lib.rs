@@ -1,0 +1,1 @@
+//! Reading: PostgreSQL wire, HTTP, live or past.

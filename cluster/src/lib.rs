@@ -1,0 +1,1 @@
+//! A node, and nodes together: ingest, log, chain, workers, recovery.

@@ -1,0 +1,1 @@
+//! What people may ask for: typed configuration sections, limits with reasons, validation with a cure.

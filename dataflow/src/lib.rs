@@ -1,0 +1,1 @@
+//! Keeps every answer up to date: plans to timely and differential operators.

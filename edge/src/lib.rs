@@ -1,0 +1,1 @@
+//! The agent on every host: kernel events to batches.

@@ -1,0 +1,1 @@
+//! The append-only segmented log of opaque records, crash-safe.

@@ -1,0 +1,1 @@
+//! Moves batches through space: session state machine, QUIC shells, identity, certificates.
