@@ -1,1 +1,22 @@
 //! A node, and nodes together: ingest, log, chain, workers, recovery.
+//!
+//! ```text
+//! agents ── QUIC ──> ingest ── log (journal) ──┐
+//!                                              ├─> worker child (feed → engine) <── Unix socket ── SQL, HTTP
+//! holder ── chain (journal, a record a tick) ──┘
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod chain;
+pub mod child;
+mod error;
+mod feed;
+mod holder;
+mod ingest;
+pub mod layout;
+mod metrics;
+pub mod node;
+pub mod replay;
+
+pub use error::Error;

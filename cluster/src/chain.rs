@@ -1,0 +1,178 @@
+//! The chain: one record a tick orders all data and all commands of the cluster.
+//!
+//! A record names, per registered log, the offset up to which its frames belong to this tick or an earlier one. Readers take a
+//! tick's commands first, then exactly the bytes it names. At level `local` the chain is one journal; whoever holds its lock writes.
+//!
+//! ```text
+//! record = version u8 | postcard { generation, nonce, tick, logs [(index, offset)], commands }
+//! ```
+
+use serde::{Deserialize, Serialize};
+use weir_dataflow::{Command as EngineCommand, ViewSettings};
+use weir_schema::Name;
+
+use crate::error::Error;
+
+/// One link of the chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainRecord {
+    /// Which formation of the cluster wrote it.
+    pub generation: u64,
+    /// Random per record, so that a writer whose outcome was unclear can tell its own record from another's.
+    pub nonce: u128,
+    /// Milliseconds, strictly increasing along the chain.
+    pub tick: u64,
+    /// Per registered log: index and offset (exclusive) of the data that belongs to this tick or before.
+    pub logs: Vec<(u32, u64)>,
+    /// What changes answers, in order, in force from this tick on.
+    pub commands: Vec<Command>,
+}
+
+/// What the chain may command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// From now on the log of node `name` is read, under this index. Worker `index mod workers` reads it.
+    RegisterLog {
+        /// Dense, from 0, never reused.
+        index: u32,
+        /// The node that writes it.
+        name: Name,
+    },
+    /// For the engine.
+    Engine(EngineCommand),
+}
+
+impl ChainRecord {
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![VERSION]).expect("a record in memory serializes")
+    }
+
+    /// Reads a record back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let (&version, body) = bytes.split_first().ok_or(Error::ChainRecord("is empty".to_owned()))?;
+        if version != VERSION {
+            return Err(Error::ChainRecord(format!("has version {version}, this build reads {VERSION}")));
+        }
+        postcard::from_bytes(body).map_err(|error| Error::ChainRecord(format!("does not decode: {error}")))
+    }
+}
+
+/// What the records up to some tick have established.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ChainState {
+    /// Last tick.
+    pub tick: u64,
+    /// Last generation.
+    pub generation: u64,
+    /// Registered logs, by index.
+    pub logs: Vec<Name>,
+    /// Offset per log, as of `tick`.
+    pub offsets: Vec<u64>,
+    /// The views' settings, known from the first record on.
+    pub settings: Option<ViewSettings>,
+}
+
+impl ChainState {
+    /// Applies the next record, and refuses one that breaks the chain's rules.
+    pub fn apply(&mut self, record: &ChainRecord) -> Result<(), Error> {
+        if record.tick <= self.tick {
+            return Err(Error::ChainRecord(format!("of tick {} follows tick {}", record.tick, self.tick)));
+        }
+        if record.generation < self.generation {
+            return Err(Error::ChainRecord(format!("of generation {} follows {}", record.generation, self.generation)));
+        }
+        for command in &record.commands {
+            match command {
+                Command::RegisterLog { index, name } => {
+                    if *index as usize != self.logs.len() {
+                        return Err(Error::ChainRecord(format!("registers log {index} after {} logs", self.logs.len())));
+                    }
+                    self.logs.push(name.clone());
+                    self.offsets.push(0);
+                }
+                Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
+            }
+        }
+        for (index, offset) in &record.logs {
+            let known = self.offsets.get_mut(*index as usize);
+            let known = known.ok_or(Error::ChainRecord(format!("names log {index}, which is not registered")))?;
+            if *offset < *known {
+                return Err(Error::ChainRecord(format!("takes log {index} back from {known} to {offset}")));
+            }
+            *known = *offset;
+        }
+        self.tick = record.tick;
+        self.generation = record.generation;
+        Ok(())
+    }
+}
+
+/// The next tick: as far after the last one as the monotonic clock went, never behind it, pulled up to the wall clock only at
+/// the start of a holder.
+#[derive(Debug, Clone, Copy)]
+pub struct TickClock {
+    start_tick: u64,
+    last: u64,
+}
+
+impl TickClock {
+    /// Starts at the wall clock, or right after the chain's last tick when the wall clock is behind it.
+    pub fn start(last_tick: u64, wall_ms: u64) -> Self {
+        Self { start_tick: wall_ms.max(last_tick + 1), last: last_tick }
+    }
+
+    /// The tick `elapsed_ms` of the monotonic clock after the start.
+    pub fn next(&mut self, elapsed_ms: u64) -> u64 {
+        self.last = (self.start_tick + elapsed_ms).max(self.last + 1);
+        self.last
+    }
+}
+
+const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(tick: u64, logs: Vec<(u32, u64)>, commands: Vec<Command>) -> ChainRecord {
+        ChainRecord { generation: 1, nonce: 7, tick, logs, commands }
+    }
+
+    fn register(index: u32, name: &str) -> Command {
+        Command::RegisterLog { index, name: Name::new(name).unwrap() }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_a_strange_one_is_refused() {
+        let written = record(5, vec![(0, 9)], vec![register(0, "n1")]);
+        assert_eq!(ChainRecord::decode(&written.encode()).unwrap(), written);
+        assert!(ChainRecord::decode(&[]).is_err());
+        assert!(ChainRecord::decode(&[99, 1, 2]).unwrap_err().to_string().contains("version 99"));
+        let mut cut = written.encode();
+        cut.truncate(cut.len() - 2);
+        assert!(ChainRecord::decode(&cut).is_err());
+    }
+
+    #[test]
+    fn the_state_holds_the_chain_to_its_rules() {
+        let mut state = ChainState::default();
+        state.apply(&record(10, vec![(0, 3)], vec![register(0, "n1")])).unwrap();
+        assert!(state.apply(&record(10, vec![], vec![])).is_err(), "same tick twice");
+        assert!(state.apply(&record(11, vec![(0, 2)], vec![])).is_err(), "backwards");
+        assert!(state.apply(&record(11, vec![(1, 2)], vec![])).is_err(), "unknown log");
+        assert!(state.apply(&record(11, vec![], vec![register(5, "n2")])).is_err(), "hole in the indices");
+        let old = ChainRecord { generation: 0, ..record(12, vec![], vec![]) };
+        assert!(state.apply(&old).is_err(), "older generation after a newer one");
+    }
+
+    #[test]
+    fn ticks_rise_whatever_the_wall_clock_does() {
+        let mut clock = TickClock::start(1_000, 400);
+        assert_eq!(clock.next(0), 1_001);
+        assert_eq!(clock.next(0), 1_002);
+        assert_eq!(clock.next(100), 1_101);
+        let mut clock = TickClock::start(1_000, 9_000);
+        assert_eq!(clock.next(0), 9_000);
+    }
+}

@@ -1,0 +1,67 @@
+//! What can stop a node, or a part of it.
+
+use std::path::PathBuf;
+
+/// Why a node's work failed. Messages name what, where and the cure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A chain record breaks the chain's rules or does not decode.
+    #[error("chain record {0}")]
+    ChainRecord(String),
+    /// The journal of the chain or of a log failed.
+    #[error("{what}: {source}")]
+    Journal {
+        /// What was attempted, on which journal.
+        what: String,
+        /// The journal's own reason.
+        source: weir_journal::Error,
+    },
+    /// A file or directory could not be used.
+    #[error("could not {what} {}: {source}", path.display())]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The chain ends before the tick that was asked for.
+    #[error("the chain ends at tick {last}, before tick {asked}: ask for {last} or earlier")]
+    ChainEnds {
+        /// Last tick of the chain.
+        last: u64,
+        /// Tick that was asked for.
+        asked: u64,
+    },
+    /// There is no chain at all.
+    #[error("no chain in {}: start a node with this shared directory first", .0.display())]
+    NoChain(PathBuf),
+    /// Another node of the same name runs on this shared directory.
+    #[error("the log of node {0:?} is in use: another process runs under the same node id; stop it, or choose another `id`")]
+    NodeRuns(String),
+    /// Agents' side of the node.
+    #[error("transport: {0}")]
+    Transport(#[from] weir_transport::Error),
+    /// The engine.
+    #[error("engine: {0}")]
+    Engine(String),
+    /// The reading side.
+    #[error("query: {0}")]
+    Query(String),
+}
+
+impl Error {
+    /// Wraps a journal's error with what was attempted.
+    pub fn journal(what: impl Into<String>) -> impl FnOnce(weir_journal::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Journal { what, source }
+    }
+
+    /// Wraps an I/O error with what was attempted on which path.
+    pub fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+}

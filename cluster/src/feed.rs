@@ -1,0 +1,171 @@
+//! What one worker reads: every record of the chain, and the bytes it names out of the logs that are this worker's.
+//!
+//! Log l is read by worker l mod workers. A tick goes to the worker only when all its bytes are in hand. Runs on a thread of
+//! its own and hands ticks over a bounded channel; the worker never waits for a disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use weir_dataflow::{Arrived, Command as EngineCommand, Feed, FeedStep, Tick};
+use weir_journal::{Disk, Offset, Reader};
+use weir_schema::StampedFrame;
+
+use crate::chain::{ChainRecord, ChainState, Command};
+use crate::error::Error;
+use crate::layout;
+
+/// Which logs are this worker's.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// Number of this worker over the whole mesh.
+    pub worker: usize,
+    /// Workers of the whole mesh.
+    pub workers: usize,
+}
+
+/// Where a feed ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Never: it follows the chain.
+    Forever,
+    /// After the last record whose tick is not above this one.
+    Tick(u64),
+}
+
+/// One worker's feed. Dropping it ends its thread.
+pub struct ChainFeed {
+    steps: Receiver<FeedStep>,
+}
+
+impl ChainFeed {
+    /// Starts reading the chain and this worker's logs below `shared`.
+    pub fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, until: Until) -> Self {
+        let (to_worker, steps) = sync_channel(TICKS_AHEAD_MAX);
+        let shared = shared.to_owned();
+        std::thread::Builder::new()
+            .name(format!("feed-{}", share.worker))
+            .spawn(move || {
+                let mut tail = Tail { disk, shared, share, state: ChainState::default(), logs: Vec::new() };
+                let end = match tail.run(until, &to_worker) {
+                    Ok(()) => FeedStep::Ended,
+                    Err(failed) => FeedStep::Failed(failed.to_string()),
+                };
+                // A worker that is gone needs no end.
+                let _ = to_worker.send(end);
+            })
+            .expect("a thread can be started");
+        Self { steps }
+    }
+}
+
+impl Feed for ChainFeed {
+    fn poll(&mut self) -> FeedStep {
+        match self.steps.try_recv() {
+            Ok(step) => step,
+            Err(TryRecvError::Empty) => FeedStep::Idle,
+            Err(TryRecvError::Disconnected) => FeedStep::Ended,
+        }
+    }
+}
+
+struct Tail {
+    disk: Arc<dyn Disk>,
+    shared: PathBuf,
+    share: Share,
+    state: ChainState,
+    /// Per registered log, its reader when the log is ours.
+    logs: Vec<Option<Reader>>,
+}
+
+impl Tail {
+    fn run(&mut self, until: Until, to_worker: &SyncSender<FeedStep>) -> Result<(), Error> {
+        let dir = layout::chain_dir(&self.shared);
+        let mut chain = loop {
+            match Reader::open(self.disk.clone(), &dir, Offset(0)) {
+                Ok(reader) => break reader,
+                Err(missing) if until != Until::Forever => return Err(Error::journal("opening the chain")(missing)),
+                // The holder makes it; it may not have come so far.
+                Err(_) => std::thread::sleep(POLL),
+            }
+        };
+        loop {
+            match chain.next().map_err(Error::journal("reading the chain"))? {
+                Some((_, bytes)) => {
+                    let record = ChainRecord::decode(&bytes)?;
+                    if let Until::Tick(last) = until
+                        && record.tick > last
+                    {
+                        return Ok(());
+                    }
+                    let tick = self.tick(record)?;
+                    if to_worker.send(FeedStep::Tick(tick)).is_err() {
+                        return Ok(());
+                    }
+                }
+                None if until != Until::Forever => return Ok(()),
+                None => std::thread::sleep(POLL),
+            }
+        }
+    }
+
+    fn tick(&mut self, record: ChainRecord) -> Result<Tick, Error> {
+        let before = self.state.offsets.clone();
+        self.state.apply(&record)?;
+        for (index, name) in self.state.logs.iter().enumerate().skip(self.logs.len()) {
+            let ours = index % self.share.workers == self.share.worker;
+            let dir = layout::log_dir(&self.shared, name);
+            let open = || Reader::open(self.disk.clone(), &dir, Offset(0)).map_err(Error::journal(format!("opening log {name}")));
+            self.logs.push(if ours { Some(open()?) } else { None });
+        }
+        let mut frames = Vec::new();
+        for (index, reader) in self.logs.iter_mut().enumerate() {
+            let Some(reader) = reader else { continue };
+            let from = before.get(index).copied().unwrap_or(0);
+            read_named(reader, index as u32, from, self.state.offsets[index], &mut frames)
+                .map_err(|failed| failed.in_log(self.state.logs[index].as_str()))?;
+        }
+        let engine = |command| match command {
+            Command::Engine(command) => Some(command),
+            Command::RegisterLog { .. } => None,
+        };
+        let commands: Vec<EngineCommand> = record.commands.into_iter().filter_map(engine).collect();
+        Ok(Tick { tick: record.tick, commands, frames })
+    }
+}
+
+/// Reads exactly the records [from, until) of a log. A record that the chain names and the log has lost is an error.
+fn read_named(reader: &mut Reader, log: u32, from: u64, until: u64, frames: &mut Vec<Arrived>) -> Result<(), LogFault> {
+    for expected in from..until {
+        let (offset, record) = reader.next().map_err(LogFault::Journal)?.ok_or(LogFault::Missing { offset: expected })?;
+        if offset.0 != expected {
+            return Err(LogFault::Missing { offset: expected });
+        }
+        let stamped = StampedFrame::decode(&record).map_err(|error| LogFault::Record { offset: expected, error })?;
+        frames.push(Arrived { log, offset: expected, stamped });
+    }
+    Ok(())
+}
+
+enum LogFault {
+    Journal(weir_journal::Error),
+    Missing { offset: u64 },
+    Record { offset: u64, error: weir_schema::Error },
+}
+
+impl LogFault {
+    fn in_log(self, name: &str) -> Error {
+        match self {
+            Self::Journal(source) => Error::journal(format!("reading log {name}"))(source),
+            Self::Missing { offset } => {
+                Error::ChainRecord(format!("names record {offset} of log {name}, which the log has lost: restore the log's files"))
+            }
+            Self::Record { offset, error } => Error::ChainRecord(format!("names record {offset} of log {name}: {error}")),
+        }
+    }
+}
+
+/// Ticks that are read before the worker has taken them.
+const TICKS_AHEAD_MAX: usize = 64;
+const POLL: Duration = Duration::from_millis(5);

@@ -1,0 +1,122 @@
+//! The holder: the one node that writes the chain. At level `local` that is whoever has the lock of the chain's directory.
+//!
+//! Every tick it reads how far each registered log is durable and writes one record. New logs are registered when their
+//! directory appears. It names nothing that a log's own sync has not covered.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use weir_dataflow::{Command as EngineCommand, ViewSettings};
+use weir_journal::{Disk, Journal, Offset, Options, Reader};
+use weir_schema::Name;
+
+use crate::chain::{ChainRecord, ChainState, Command, TickClock};
+use crate::error::Error;
+use crate::{layout, metrics};
+
+/// Writes the chain. Made only with the chain's lock in hand.
+pub struct Holder {
+    disk: Arc<dyn Disk>,
+    shared: PathBuf,
+    journal: Journal,
+    state: ChainState,
+    clock: TickClock,
+    /// Per registered log, how to ask for its durable offset.
+    logs: Vec<Reader>,
+    settings: ViewSettings,
+    until_scan: u32,
+}
+
+impl Holder {
+    /// Takes over the chain below `shared`, or starts one. `None`: another node holds it.
+    pub fn take(disk: Arc<dyn Disk>, shared: &Path, settings: ViewSettings, wall_ms: u64) -> Result<Option<Self>, Error> {
+        let dir = layout::chain_dir(shared);
+        let (journal, recovery) = match Journal::open(disk.clone(), &dir, Options::default()) {
+            Ok(opened) => opened,
+            Err(weir_journal::Error::Locked { .. }) => return Ok(None),
+            Err(failed) => return Err(Error::journal("opening the chain")(failed)),
+        };
+        let mut state = ChainState::default();
+        let mut reader = Reader::open(disk.clone(), &dir, recovery.first).map_err(Error::journal("reading the chain"))?;
+        while let Some((_, bytes)) = reader.next().map_err(Error::journal("reading the chain"))? {
+            state.apply(&ChainRecord::decode(&bytes)?)?;
+        }
+        if state.settings.is_some_and(|chained| chained != settings) {
+            warn!("the [views] of this config differ from the chain's: the chain's stay in force");
+        }
+        if wall_ms < state.tick {
+            warn!(behind_ms = state.tick - wall_ms, "the clock is behind the chain's last tick: ticks go on after it");
+        }
+        let clock = TickClock::start(state.tick, wall_ms);
+        let logs = Vec::with_capacity(state.logs.len());
+        let mut holder = Self { disk, shared: shared.to_owned(), journal, state, clock, logs, settings, until_scan: 0 };
+        for index in 0..holder.state.logs.len() {
+            let reader = holder.open_log(&holder.state.logs[index].clone())?;
+            holder.logs.push(reader);
+        }
+        info!(tick = holder.state.tick, logs = holder.logs.len(), "holding the chain");
+        Ok(Some(holder))
+    }
+
+    /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made.
+    pub fn step(&mut self, elapsed_ms: u64) -> Result<u64, Error> {
+        let mut commands = Vec::new();
+        if self.state.settings.is_none() {
+            commands.push(Command::Engine(EngineCommand::Configure(self.settings)));
+        }
+        if self.until_scan == 0 {
+            self.register_new_logs(&mut commands)?;
+            self.until_scan = SCAN_EVERY_TICKS;
+        }
+        self.until_scan -= 1;
+        let mut logs = Vec::with_capacity(self.logs.len());
+        for (index, reader) in self.logs.iter().enumerate() {
+            let durable = reader.durable().map_err(Error::journal("asking how far a log is durable"))?;
+            logs.push((index as u32, durable.0));
+        }
+        let record = ChainRecord { generation: self.state.generation, nonce: nonce(), tick: self.clock.next(elapsed_ms), logs, commands };
+        self.state.apply(&record)?;
+        self.journal.append(&record.encode()).map_err(Error::journal("appending to the chain"))?;
+        self.journal.sync().map_err(Error::journal("syncing the chain"))?;
+        metrics::chain_tick(record.tick);
+        Ok(record.tick)
+    }
+
+    fn register_new_logs(&mut self, commands: &mut Vec<Command>) -> Result<(), Error> {
+        let dir = layout::logs_dir(&self.shared);
+        let listed = std::fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
+        let mut found: Vec<Name> = listed.flatten().filter_map(|entry| Name::new(entry.file_name().to_str()?).ok()).collect();
+        found.sort();
+        for name in found {
+            if self.state.logs.contains(&name) {
+                continue;
+            }
+            // A log whose first files are not there yet is registered at a later look.
+            let Ok(reader) = self.open_log(&name) else { continue };
+            info!(log = %name, index = self.logs.len(), "log registered");
+            commands.push(Command::RegisterLog { index: self.logs.len() as u32, name });
+            self.logs.push(reader);
+        }
+        Ok(())
+    }
+
+    fn open_log(&self, name: &Name) -> Result<Reader, Error> {
+        let dir = layout::log_dir(&self.shared, name);
+        Reader::open(self.disk.clone(), &dir, Offset(0)).map_err(Error::journal(format!("opening log {name}")))
+    }
+}
+
+/// 128 bits that differ between any two records: the standard library's per-process random keys over a counter.
+fn nonce() -> u128 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
+    half() << 64 | half()
+}
+
+/// A directory listing a second is enough to find a new node.
+const SCAN_EVERY_TICKS: u32 = 10;
+
+/// Pause between two attempts to become the holder.
+pub const TAKE_EVERY: Duration = Duration::from_millis(500);

@@ -1,0 +1,210 @@
+//! Ingest: an agent's frame is checked against what is there, appended to this node's log, synced, and only then acknowledged.
+//!
+//! Promise: an acknowledgement is sent only for frames that a sync has covered. Frames that arrive while a sync runs share the
+//! next one (group commit). What was refused is counted by reason.
+//!
+//! Duplicates that reach two nodes meet again in the dataflow's dedupe, which has the last word; this one saves the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+use weir_journal::{Disk, Journal, Options, Reader};
+use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, StampedFrame};
+use weir_transport::{AckHandle, AckRanges, Incoming, RefusedReason, ResumeState};
+
+use crate::error::Error;
+use crate::metrics;
+
+/// What this node's log holds of each agent: the answer to "is this frame new?" and to a reconnecting agent's Hello.
+#[derive(Debug, Default)]
+pub struct Received {
+    lanes: HashMap<LaneKey, LaneReceived>,
+}
+
+type LaneKey = (AgentIdentity, Epoch, Lane);
+
+#[derive(Debug, Default)]
+struct LaneReceived {
+    ranges: AckRanges,
+    /// Content of the latest frames by first seq, to tell a resend from a forgery.
+    contents: BTreeMap<u64, (u32, u32)>,
+}
+
+/// What to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Append it.
+    New,
+    /// All of it is in the log: acknowledge it again, once what is pending is durable.
+    Duplicate,
+    /// The same key came with other content: refuse it.
+    Conflict,
+}
+
+impl Received {
+    /// Judges a frame, and takes it as received when it is new.
+    pub fn judge(&mut self, identity: &AgentIdentity, header: &FrameHeader) -> Verdict {
+        let lane = self.lanes.entry((identity.clone(), header.epoch, header.lane)).or_default();
+        let first = header.first_seq.0;
+        let end = first + u64::from(header.count);
+        if let Some((count, crc)) = lane.contents.get(&first)
+            && (*count, *crc) != (header.count, header.crc)
+        {
+            return Verdict::Conflict;
+        }
+        if lane.ranges.contains(first, end) {
+            return Verdict::Duplicate;
+        }
+        lane.ranges.insert(first, end);
+        lane.contents.insert(first, (header.count, header.crc));
+        if lane.contents.len() > CONTENTS_PER_LANE_MAX {
+            lane.contents.pop_first();
+        }
+        Verdict::New
+    }
+
+    /// Acked ranges per lane of one run of an agent.
+    pub fn of(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
+        let lanes = Lane::ALL.into_iter();
+        let known = lanes.filter_map(|lane| Some((lane, self.lanes.get(&(agent.clone(), epoch, lane))?.ranges.clone())));
+        known.collect()
+    }
+}
+
+/// What is received, shared between the loop that writes it and the server that tells reconnecting agents. The loop holds
+/// the lock from the check to the sync, so nobody is ever told of a frame that is not durable.
+#[derive(Debug, Clone, Default)]
+pub struct SharedReceived(Arc<Mutex<Received>>);
+
+impl SharedReceived {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ResumeState for SharedReceived {
+    fn acked(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
+        self.lock().of(agent, epoch)
+    }
+}
+
+/// The one loop of ingest. Blocks; run it on a thread of its own.
+pub struct Ingest<Open> {
+    open: Open,
+    /// Absent only while it is opened again.
+    journal: Option<Journal>,
+    received: SharedReceived,
+    group_bytes_max: usize,
+}
+
+impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
+    /// Opens the log by `open`, which is called again whenever the log has failed. Also gives what reconnecting agents are told.
+    pub fn new(mut open: Open, group_bytes_max: usize) -> Result<(Self, SharedReceived), Error> {
+        let (journal, received) = open()?;
+        let received = SharedReceived(Arc::new(Mutex::new(received)));
+        Ok((Self { open, journal: Some(journal), received: received.clone(), group_bytes_max }, received))
+    }
+
+    /// Runs until every sender of `incoming` is gone.
+    pub fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, wall_ms: impl Fn() -> u64) {
+        let mut group: Vec<Incoming> = Vec::new();
+        while let Some(first) = incoming.blocking_recv() {
+            let mut bytes = first.frame.bytes.len();
+            group.push(first);
+            while bytes < self.group_bytes_max {
+                let Ok(next) = incoming.try_recv() else { break };
+                bytes += next.frame.bytes.len();
+                group.push(next);
+            }
+            if let Err(failed) = self.commit(&mut group, wall_ms()) {
+                error!(error = %failed, "log could not be written: its frames stay unacknowledged and are resent");
+                metrics::log_failed();
+                group.clear();
+                self.reopen();
+            }
+        }
+    }
+
+    /// Appends, syncs, acknowledges. On failure nothing of the group is acknowledged: the agents keep and resend it.
+    fn commit(&mut self, group: &mut Vec<Incoming>, received_ms: u64) -> Result<(), weir_journal::Error> {
+        let journal = self.journal.as_mut().expect("present outside reopen");
+        let mut received = self.received.lock();
+        let mut acks = Vec::with_capacity(group.len());
+        let mut fresh = false;
+        for incoming in group.drain(..) {
+            let header = incoming.frame.header;
+            match received.judge(&incoming.identity, &header) {
+                Verdict::New => {
+                    metrics::frame_received(incoming.frame.bytes.len(), header.count);
+                    let identity = (*incoming.identity).clone();
+                    let stamped = StampedFrame { identity, received_ms, frame: incoming.frame.bytes };
+                    journal.append(&stamped.encode())?;
+                    fresh = true;
+                    acks.push(incoming.ack);
+                }
+                Verdict::Duplicate => {
+                    metrics::frame_duplicate();
+                    acks.push(incoming.ack);
+                }
+                Verdict::Conflict => {
+                    metrics::frame_refused("conflict");
+                    warn!(agent = %incoming.identity.agent, lane = header.lane.as_str(), first_seq = header.first_seq.0,
+                        "frame refused: its key is taken by other content");
+                    incoming.ack.refused(RefusedReason::Conflict);
+                }
+            }
+        }
+        if fresh {
+            journal.sync()?;
+        }
+        drop(received);
+        acks.into_iter().for_each(AckHandle::durable);
+        Ok(())
+    }
+
+    /// A failed sync leaves unknown what is on the disk: read the log again before the next frame.
+    fn reopen(&mut self) {
+        // Its lock goes with it.
+        self.journal = None;
+        loop {
+            std::thread::sleep(REOPEN_AFTER);
+            match (self.open)() {
+                Ok((journal, received)) => {
+                    self.journal = Some(journal);
+                    *self.received.lock() = received;
+                    return;
+                }
+                Err(failed) => error!(error = %failed, "log could not be opened again; trying on"),
+            }
+        }
+    }
+}
+
+/// Opens a node's log and reads what it holds of each agent.
+pub fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(Journal, Received), Error> {
+    let name = dir.display().to_string();
+    let (journal, recovery) = Journal::open(disk.clone(), dir, options.clone()).map_err(Error::journal(format!("log {name}")))?;
+    if recovery.torn_bytes > 0 || !recovery.quarantined.is_empty() {
+        warn!(log = name, torn_bytes = recovery.torn_bytes, quarantined = recovery.quarantined.len(), "log recovered");
+    }
+    let mut received = Received::default();
+    let mut reader =
+        Reader::open(disk.clone(), dir, recovery.first).map_err(Error::journal(format!("reading log {name}")))?;
+    while let Some((offset, record)) = reader.next().map_err(Error::journal(format!("reading log {name}")))? {
+        match StampedFrame::decode(&record).and_then(|stamped| Ok((Frame::parse(&stamped.frame)?.header, stamped.identity))) {
+            Ok((header, identity)) => _ = received.judge(&identity, &header),
+            Err(unreadable) => warn!(log = name, offset = offset.0, error = %unreadable, "record of the log does not decode"),
+        }
+    }
+    Ok((journal, received))
+}
+
+/// Most bytes of a group before it is synced.
+pub const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Frames per lane whose content is remembered to tell a resend from a forgery.
+const CONTENTS_PER_LANE_MAX: usize = 1_024;
+const REOPEN_AFTER: Duration = Duration::from_millis(200);

@@ -1,0 +1,31 @@
+//! Where a cluster's files lie. One machine, one shared directory, several nodes:
+//!
+//! ```text
+//! SHARED/chain/            journal: one record a tick, written by the holder of its lock
+//! SHARED/logs/<node>/      journal: frames as sent, written by that node
+//! DATA/engine.sock         the Handle protocol between a node and its worker child
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use weir_schema::Name;
+
+/// The chain's journal.
+pub fn chain_dir(shared: &Path) -> PathBuf {
+    shared.join("chain")
+}
+
+/// The directory that holds one journal per node.
+pub fn logs_dir(shared: &Path) -> PathBuf {
+    shared.join("logs")
+}
+
+/// The journal of one node's log.
+pub fn log_dir(shared: &Path, node: &Name) -> PathBuf {
+    logs_dir(shared).join(node.as_str())
+}
+
+/// The Unix socket on which a node's worker child answers.
+pub fn engine_socket(data: &Path) -> PathBuf {
+    data.join("engine.sock")
+}

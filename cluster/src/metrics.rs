@@ -1,0 +1,62 @@
+//! Every metric of a node, with unit and meaning. Counted per frame or per tick, never per event.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+/// `weir_ingest_frames_total`, `weir_ingest_bytes_total`, `weir_ingest_events_total`: frames appended to this node's log.
+pub(crate) fn frame_received(bytes: usize, events: u32) {
+    counter!("weir_ingest_frames_total").increment(1);
+    counter!("weir_ingest_bytes_total").increment(bytes as u64);
+    counter!("weir_ingest_events_total").increment(u64::from(events));
+}
+
+/// `weir_ingest_duplicate_frames_total`: frames that were in the log already.
+pub(crate) fn frame_duplicate() {
+    counter!("weir_ingest_duplicate_frames_total").increment(1);
+}
+
+/// `weir_ingest_refused_frames_total{reason}`: frames that were not accepted.
+pub(crate) fn frame_refused(reason: &'static str) {
+    counter!("weir_ingest_refused_frames_total", "reason" => reason).increment(1);
+}
+
+/// `weir_ingest_sync_seconds`: time of one group commit.
+pub(crate) fn group_synced(took: Duration) {
+    histogram!("weir_ingest_sync_seconds").record(took.as_secs_f64());
+}
+
+/// `weir_ingest_log_failures_total`: times that the log could not be written and was opened again.
+pub(crate) fn log_failed() {
+    counter!("weir_ingest_log_failures_total").increment(1);
+}
+
+/// `weir_chain_tick_seconds`: the last tick this node wrote, in Unix seconds. Zero on nodes that do not hold the chain.
+pub(crate) fn chain_tick(tick: u64) {
+    gauge!("weir_chain_tick_seconds").set(tick as f64 / 1_000.0);
+}
+
+/// `weir_chain_failures_total`: records of the chain that could not be written.
+pub(crate) fn chain_failed() {
+    counter!("weir_chain_failures_total").increment(1);
+}
+
+/// `weir_engine_restarts_total`: times that the worker child ended.
+pub(crate) fn engine_ended() {
+    counter!("weir_engine_restarts_total").increment(1);
+}
+
+/// Names, units and help of all of them, so that `/metrics` shows each from the start.
+pub(crate) fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("weir_ingest_frames_total", "Frames appended to this node's log.");
+    describe_counter!("weir_ingest_bytes_total", Unit::Bytes, "Bytes of frames appended to this node's log.");
+    describe_counter!("weir_ingest_events_total", "Events in frames appended to this node's log.");
+    describe_counter!("weir_ingest_duplicate_frames_total", "Frames that were in the log already.");
+    describe_counter!("weir_ingest_refused_frames_total", "Frames that were not accepted, by reason.");
+    describe_histogram!("weir_ingest_sync_seconds", Unit::Seconds, "Time of one group commit.");
+    describe_counter!("weir_ingest_log_failures_total", "Times that the log could not be written and was opened again.");
+    describe_gauge!("weir_chain_tick_seconds", Unit::Seconds, "Last tick written by this node, Unix time.");
+    describe_counter!("weir_chain_failures_total", "Records of the chain that could not be written.");
+    describe_counter!("weir_engine_restarts_total", "Times that the worker child ended.");
+}

@@ -1,0 +1,172 @@
+//! A node: agents come in over QUIC, their frames go to the log, the chain orders them, the worker child keeps the answers, and
+//! people ask over SQL and HTTP.
+//!
+//! This is the one place where the rooms are put together, in the order of an event's way.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::mpsc;
+use tracing::{error, info};
+use weir_config::{NodeConfig, Views};
+use weir_dataflow::ViewSettings;
+use weir_journal::{Disk, Options, RealDisk};
+use weir_schema::Name;
+use weir_transport::{Incoming, Server, TransportLimits};
+
+use crate::child::{self, ChildCommand};
+use crate::error::Error;
+use crate::holder::{Holder, TAKE_EVERY};
+use crate::ingest::{Ingest, SharedReceived, open_log};
+use crate::{layout, metrics};
+
+/// Where a running node listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Agents, QUIC over UDP.
+    pub quic: SocketAddr,
+    /// PostgreSQL clients.
+    pub sql: SocketAddr,
+    /// HTTP clients.
+    pub http: SocketAddr,
+}
+
+/// Runs a node until `shutdown` resolves. `started` is told where it listens, once it does.
+pub async fn run(
+    config: NodeConfig,
+    child: ChildCommand,
+    started: impl FnOnce(Addresses),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let stop = Stop::default();
+    for dir in [&config.data_dir, &config.shared_dir, &layout::logs_dir(&config.shared_dir)] {
+        std::fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
+    }
+    let scrape = recorder()?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
+    let (ingest, received) = start_ingest(&config, disk.clone(), incoming)?;
+    let holder = start_holder(&config, disk, stop.clone());
+    let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
+    let quic = server.local_addr()?;
+    let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
+    let workers = tokio::spawn(child::supervise(child));
+    let socket = layout::engine_socket(&config.data_dir);
+    let options = weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query };
+    let reading = weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
+    let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
+    info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
+    started(addresses);
+
+    shutdown.await;
+    info!(node = config.id, "node stops");
+    stop.set();
+    // First the agents' side, so that ingest sees its senders go; then what reads.
+    serving.abort();
+    let _ = serving.await;
+    let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join())).await;
+    workers.abort();
+    let _ = workers.await;
+    drop(reading);
+    Ok(())
+}
+
+fn start_ingest(
+    config: &NodeConfig,
+    disk: Arc<dyn Disk>,
+    incoming: mpsc::Receiver<Incoming>,
+) -> Result<(JoinHandle<()>, SharedReceived), Error> {
+    let id = Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))?;
+    let dir = layout::log_dir(&config.shared_dir, &id);
+    let options = Options { segment_bytes_max: config.log.segment_bytes_max, ..Options::default() };
+    let open = move || match open_log(&disk, &dir, &options) {
+        Err(Error::Journal { source: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
+        opened => opened,
+    };
+    let (ingest, received) = Ingest::new(open, config.log.sync_bytes_max)?;
+    let thread = std::thread::Builder::new().name("ingest".to_owned()).spawn(move || ingest.run(incoming, wall_ms));
+    Ok((thread.expect("a thread can be started"), received))
+}
+
+fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, stop: Stop) -> JoinHandle<()> {
+    let shared = config.shared_dir.clone();
+    let settings = settings(&config.views);
+    let every = Duration::from_millis(config.tick_ms);
+    let hold = move || {
+        while !stop.is_set() {
+            match Holder::take(disk.clone(), &shared, settings, wall_ms()) {
+                Ok(Some(holder)) => hold_chain(holder, every, &stop, &shared),
+                Ok(None) => std::thread::sleep(TAKE_EVERY),
+                Err(failed) => {
+                    metrics::chain_failed();
+                    error!(error = %failed, "the chain could not be taken; trying on");
+                    std::thread::sleep(TAKE_EVERY);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started")
+}
+
+/// Writes one record a tick until told to stop, or until a record cannot be written: then the chain is taken anew.
+fn hold_chain(mut holder: Holder, every: Duration, stop: &Stop, shared: &Path) {
+    let start = Instant::now();
+    let mut next = start;
+    while !stop.is_set() {
+        if let Err(failed) = holder.step(start.elapsed().as_millis() as u64) {
+            metrics::chain_failed();
+            error!(error = %failed, shared = %shared.display(), "a record of the chain could not be written");
+            return;
+        }
+        // A late tick does not make the next ones come in a burst.
+        next = (next + every).max(Instant::now());
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn settings(views: &Views) -> ViewSettings {
+    ViewSettings {
+        retention_ms: views.retention_ms,
+        skew_ms: views.skew_ms,
+        window_grace_ms: views.window_grace_ms,
+        tail_rows_max: views.tail_rows_max,
+        tail_bytes_max: views.tail_bytes_max,
+        ends_max: views.ends_max,
+    }
+}
+
+fn recorder() -> Result<PrometheusHandle, Error> {
+    let builder = PrometheusBuilder::new().set_buckets(&SECONDS_BUCKETS).map_err(|wrong| Error::Query(wrong.to_string()))?;
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    // A second node in one process (tests) shares the first one's recorder.
+    let _ = ::metrics::set_global_recorder(recorder);
+    metrics::describe();
+    Ok(handle)
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Tells the node's threads to end.
+#[derive(Debug, Clone, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Frames between the sockets and ingest. Their bytes are bounded by the transport's in-flight budget.
+const INCOMING_FRAMES_MAX: usize = 4_096;
+const SECONDS_BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
