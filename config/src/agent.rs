@@ -1,0 +1,272 @@
+//! The agent's configuration: whom it reports to, what it looks at, and how much of the host it may use.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::address::HostPort;
+use crate::apps::{AppRule, RawAppRule};
+use crate::document::Document;
+use crate::error::Error;
+use crate::section::numbers;
+use crate::tls::{ClientTls, RawTls};
+
+/// One agent, valid. Made by [`AgentConfig::load`] only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The host's name in all events. Default: the system's host name.
+    pub host: Option<String>,
+    /// Cloud provider, such as `aws` or `onprem`. Default: unknown.
+    pub cloud: Option<String>,
+    /// Availability zone. Default: unknown.
+    pub zone: Option<String>,
+    /// The nodes, tried in turn until one answers. Required, at most 64: a list, not a fleet's inventory.
+    pub nodes: Vec<HostPort>,
+    /// The name that the nodes' certificates must carry. Default `weir-node`, which `weir ca issue` gives every node.
+    pub server_name: String,
+    /// Certificates.
+    pub tls: ClientTls,
+    /// Folder of the agent's own files. Default `/var/lib/weir-agent`, where systemd's `StateDirectory` puts it.
+    pub data_dir: PathBuf,
+    /// What is looked at.
+    pub collector: Collector,
+    /// When a batch is sent.
+    pub batch: BatchLimits,
+    /// Memory for batches that no node has acknowledged yet, in bytes. When it is full the oldest of the least important
+    /// lane are dropped and counted.
+    ///
+    /// Default 33554432 (32 MiB: half of the 64 MiB that an agent may hold), from 1 MiB to 4 GiB.
+    pub memory_bytes_max: u64,
+    /// Milliseconds between two utilisation samples of a container.
+    ///
+    /// Default 1000 (bursts of a second are seen; a host of 100 containers costs under 1 % of a core), from 100 to 60000.
+    pub sample_interval_ms: u64,
+    /// Which application a container or process belongs to; the first rule that fits wins. At most 1024.
+    pub apps: Vec<AppRule>,
+}
+
+/// What the agent looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Use eBPF. Default true; where it is refused the agent polls procfs and says what it cannot see.
+    pub ebpf: bool,
+    /// Hooks on exec, fork and exit. Default true. Without them processes are known from procfs only.
+    pub exec: bool,
+    /// Hooks on TCP connect, accept, close, fail and listen. Default true.
+    pub network: bool,
+    /// Hooks on file opens, filtered by `open`. Default true.
+    pub file: bool,
+    /// Hooks on cgroup mkdir, rmdir and attach. Default true: containers that live shorter than a poll are seen.
+    pub cgroup: bool,
+    /// Which file opens leave the kernel.
+    pub open: OpenFilter,
+    /// Size of the ring between kernel and agent, in bytes; a power of two.
+    ///
+    /// Default 8388608 (8 MiB: 50,000 execs of a burst before the agent is scheduled), from 256 KiB to 256 MiB.
+    pub ring_bytes: u32,
+    /// Milliseconds between two polls of procfs where hooks are missing.
+    ///
+    /// Default 500 (what lives shorter is missed and the agent says so; a poll of 1,000 processes costs about 10 ms), from 50 to 60000.
+    pub poll_interval_ms: u64,
+    /// Where cgroups are mounted. Default `/sys/fs/cgroup`; another in a container that sees the host's elsewhere.
+    pub cgroup_root: PathBuf,
+    /// Where procfs is mounted. Default `/proc`; another in a container that sees the host's elsewhere.
+    pub proc_root: PathBuf,
+}
+
+/// Which file opens are sent. Filtered in the kernel: the others cost no ring space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFilter {
+    /// Every open for writing, creating or truncating. Default false: build machines write thousands of files a second.
+    pub writes: bool,
+    /// Opens, of any mode, of paths that begin with one of these. At most 32, each at most 63 bytes (the kernel filter's table).
+    ///
+    /// Default: where credentials lie, see [`OpenFilter::default`].
+    pub prefixes: Vec<String>,
+}
+
+impl Default for OpenFilter {
+    fn default() -> Self {
+        Self { writes: false, prefixes: CREDENTIAL_PREFIXES.map(str::to_owned).to_vec() }
+    }
+}
+
+impl Default for Collector {
+    fn default() -> Self {
+        Self {
+            ebpf: true,
+            exec: true,
+            network: true,
+            file: true,
+            cgroup: true,
+            open: OpenFilter::default(),
+            ring_bytes: RING_BYTES as u32,
+            poll_interval_ms: POLL_INTERVAL_MS,
+            cgroup_root: "/sys/fs/cgroup".into(),
+            proc_root: "/proc".into(),
+        }
+    }
+}
+
+numbers! {
+    /// When a batch is complete: whichever limit is reached first.
+    BatchLimits (RawBatchLimits) in "batch" {
+        /// Events in a batch. More would not compress better; fewer cost header and string table.
+        events_max: usize = 1000 in 1 ..= 65536;
+        /// Bytes of a batch before compression. A node refuses frames of more than 8 MiB.
+        bytes_max: usize = 524288 in 4096 ..= 4194304;
+        /// Milliseconds from a batch's first event until it is sent. The largest part of an answer's delay.
+        age_ms_max: u64 = 50 in 1 ..= 10000;
+    }
+}
+
+impl AgentConfig {
+    /// Reads and checks the file at `path`, with the environment's `WEIR_` overrides.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        crate::read(path).and_then(|text| Self::parse(path, &text, crate::environment()))
+    }
+
+    /// Checks `text` as if it stood in the file `path`. Touches neither disk nor environment.
+    pub fn parse(path: &Path, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        let (document, raw) = Document::read::<RawAgent>(path, text, environment)?;
+        raw.check(&document)
+    }
+}
+
+/// What people write.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAgent {
+    host: Option<String>,
+    cloud: Option<String>,
+    zone: Option<String>,
+    nodes: Option<Vec<String>>,
+    server_name: Option<String>,
+    tls: RawTls,
+    data_dir: Option<PathBuf>,
+    collector: RawCollector,
+    batch: RawBatchLimits,
+    memory_bytes_max: Option<i64>,
+    sample_interval_ms: Option<i64>,
+    apps: Vec<RawAppRule>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCollector {
+    ebpf: Option<bool>,
+    exec: Option<bool>,
+    network: Option<bool>,
+    file: Option<bool>,
+    cgroup: Option<bool>,
+    open: RawOpenFilter,
+    ring_bytes: Option<i64>,
+    poll_interval_ms: Option<i64>,
+    cgroup_root: Option<PathBuf>,
+    proc_root: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawOpenFilter {
+    writes: Option<bool>,
+    prefixes: Option<Vec<String>>,
+}
+
+impl RawAgent {
+    fn check(self, document: &Document) -> Result<AgentConfig, Error> {
+        let name = |key: &str, raw: Option<String>| raw.map(|raw| document.name(key, raw)).transpose();
+        let nodes = document.required("nodes", self.nodes, "[\"weir-1.example.org:7443\"]")?;
+        if nodes.is_empty() || nodes.len() > NODES_MAX {
+            return Err(document.wrong("nodes", format!("{} nodes", nodes.len()), format!("name 1 to {NODES_MAX} nodes")));
+        }
+        let cure = "write host:port, such as \"weir-1.example.org:7443\" or \"[fd00::7]:7443\"";
+        let nodes = nodes.iter().enumerate().map(|(index, node)| document.parsed(&format!("nodes[{index}]"), node, cure));
+        if self.apps.len() > APPS_MAX {
+            let cure = format!("merge rules until at most {APPS_MAX} are left");
+            return Err(document.wrong("apps", format!("{} rules", self.apps.len()), cure));
+        }
+        let apps = self.apps.into_iter().enumerate().map(|(index, rule)| rule.check(index, document));
+        Ok(AgentConfig {
+            host: name("host", self.host)?,
+            cloud: name("cloud", self.cloud)?,
+            zone: name("zone", self.zone)?,
+            nodes: nodes.collect::<Result<_, _>>()?,
+            server_name: name("server_name", self.server_name)?.unwrap_or_else(|| "weir-node".to_owned()),
+            tls: self.tls.client(document)?,
+            data_dir: document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir-agent".into()))?,
+            collector: self.collector.check(document)?,
+            batch: self.batch.check(document)?,
+            memory_bytes_max: document.number("memory_bytes_max", self.memory_bytes_max, 32 << 20, 1 << 20..=4 << 30)?,
+            sample_interval_ms: document.number("sample_interval_ms", self.sample_interval_ms, 1000, 100..=60_000)?,
+            apps: apps.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl RawCollector {
+    fn check(self, document: &Document) -> Result<Collector, Error> {
+        let default = Collector::default();
+        let path = |key: &str, raw: Option<PathBuf>, default: PathBuf| document.path(key, &raw.unwrap_or(default));
+        let key = "collector.ring_bytes";
+        let ring_bytes = document.number(key, self.ring_bytes, RING_BYTES, 256 << 10..=256 << 20)?;
+        if !ring_bytes.is_power_of_two() {
+            let near = ring_bytes.next_power_of_two().min(256 << 20);
+            return Err(document.wrong(key, "not a power of two", format!("write {near}")));
+        }
+        let key = "collector.poll_interval_ms";
+        Ok(Collector {
+            ebpf: self.ebpf.unwrap_or(default.ebpf),
+            exec: self.exec.unwrap_or(default.exec),
+            network: self.network.unwrap_or(default.network),
+            file: self.file.unwrap_or(default.file),
+            cgroup: self.cgroup.unwrap_or(default.cgroup),
+            open: self.open.check(document)?,
+            ring_bytes: ring_bytes as u32,
+            poll_interval_ms: document.number(key, self.poll_interval_ms, POLL_INTERVAL_MS, 50..=60_000)?,
+            cgroup_root: path("collector.cgroup_root", self.cgroup_root, default.cgroup_root)?,
+            proc_root: path("collector.proc_root", self.proc_root, default.proc_root)?,
+        })
+    }
+}
+
+impl RawOpenFilter {
+    fn check(self, document: &Document) -> Result<OpenFilter, Error> {
+        let default = OpenFilter::default();
+        let prefixes = self.prefixes.unwrap_or(default.prefixes);
+        let key = "collector.open.prefixes";
+        if prefixes.len() > PREFIXES_MAX {
+            return Err(document.wrong(key, format!("{} prefixes", prefixes.len()), format!("name at most {PREFIXES_MAX}")));
+        }
+        for (index, prefix) in prefixes.iter().enumerate() {
+            if !prefix.starts_with('/') || prefix.len() > PREFIX_BYTES_MAX {
+                let cure = format!("write an absolute path of at most {PREFIX_BYTES_MAX} bytes, such as \"/etc/shadow\"");
+                return Err(document.wrong(&format!("{key}[{index}]"), "not a usable prefix", cure));
+            }
+        }
+        Ok(OpenFilter { writes: self.writes.unwrap_or(default.writes), prefixes })
+    }
+}
+
+/// Where credentials lie on most systems.
+const CREDENTIAL_PREFIXES: [&str; 10] = [
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/etc/passwd",
+    "/etc/sudoers",
+    "/etc/ssh/",
+    "/etc/kubernetes/",
+    "/root/.ssh/",
+    "/root/.aws/",
+    "/root/.kube/",
+    "/var/run/secrets/",
+];
+const RING_BYTES: u64 = 8 << 20;
+const POLL_INTERVAL_MS: u64 = 500;
+/// Most nodes an agent is told of.
+const NODES_MAX: usize = 64;
+/// Most rules: each new process is held against all of them.
+const APPS_MAX: usize = 1024;
+/// Most prefixes and their longest: the kernel filter walks them within the verifier's bounds.
+const PREFIXES_MAX: usize = 32;
+const PREFIX_BYTES_MAX: usize = 63;

@@ -1,0 +1,255 @@
+//! A node's configuration: where it listens, where it keeps its log, and every limit it holds.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::document::Document;
+use crate::error::Error;
+use crate::section::numbers;
+use crate::tls::{RawTls, ServerTls};
+
+/// One node, valid. Made by [`NodeConfig::load`] only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The node's name, unique in the cluster; it names its log. Required; a name as in certificates.
+    pub id: String,
+    /// Folder of the node's own run files (sockets, locks). Default `/var/lib/weir`.
+    pub data_dir: PathBuf,
+    /// Folder that all nodes of this machine share: the chain and the logs. Default `shared` inside `data_dir`.
+    pub shared_dir: PathBuf,
+    /// Where the node listens.
+    pub listen: Listen,
+    /// Certificates.
+    pub tls: ServerTls,
+    /// The mesh of workers that this node belongs to.
+    pub mesh: Mesh,
+    /// Dataflow workers of this node, threads.
+    ///
+    /// Default 1 (a worker keeps a core busy; ingest and queries need one too), from 1 to 64. Equal on all nodes of a mesh.
+    pub workers: usize,
+    /// What the standing views keep.
+    pub views: Views,
+    /// What agents may use of this node.
+    pub limits: Limits,
+    /// The node's log.
+    pub journal: JournalLimits,
+    /// What one query may use.
+    pub query: QueryLimits,
+    /// Milliseconds between two ticks: the grain of answers.
+    ///
+    /// Default 100 (a fifth of the 500 ms from event to answer), from 10 to 10000.
+    pub tick_ms: u64,
+}
+
+/// Where a node listens. Port 0 takes a free port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Agents, UDP. Default `0.0.0.0:7443`: agents come from other hosts, and mutual TLS refuses strangers.
+    pub quic: SocketAddr,
+    /// PostgreSQL clients, TCP. Default `127.0.0.1:7432`: no password is asked from loopback.
+    pub sql: SocketAddr,
+    /// Views as JSON, health, metrics, TCP. Default `127.0.0.1:7480`.
+    pub http: SocketAddr,
+    /// Other nodes' workers, TCP. Default `127.0.0.1:7444`; used only when `mesh.addresses` is given.
+    pub mesh: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { quic: SocketAddr::from(([0, 0, 0, 0], 7443)), sql: loopback(7432), http: loopback(7480), mesh: loopback(7444) }
+    }
+}
+
+/// The mesh of workers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mesh {
+    /// This node's place in `addresses`, from 0. Default 0.
+    pub process: usize,
+    /// Mesh addresses of all nodes, in the same order on each. Default empty: this node alone. At most 64.
+    pub addresses: Vec<SocketAddr>,
+}
+
+numbers! {
+    /// What the standing views keep. The chain's first record fixes these for all nodes; a later edit asks for a new chain.
+    Views (RawViews) in "views" {
+        /// Milliseconds after its event time that an event still counts, and that closed connections stay.
+        /// Ten minutes outlast an agent's usual loss of its link.
+        retention_ms: u64 = 600000 in 1000 ..= 86400000;
+        /// Milliseconds that an event may be ahead of the tick; those further ahead wait. Clocks kept by NTP differ by less.
+        skew_ms: u64 = 5000 in 0 ..= 600000;
+        /// Milliseconds that a window waits for its last events before it is shown.
+        window_grace_ms: u64 = 1000 in 0 ..= 60000;
+        /// Rows of `events` and `samples` kept in memory by each worker. What is older answers "not kept yet" and is counted.
+        tail_rows_max: u64 = 500000 in 1000 ..= 100000000;
+        /// Bytes of those rows, each worker.
+        tail_bytes_max: u64 = 268435456 in 1048576 ..= 68719476736;
+        /// Connection ends kept by each worker, about 400 bytes each. Beyond it the answer says that it is capped.
+        ends_max: u64 = 1000000 in 1000 ..= 100000000;
+    }
+}
+
+numbers! {
+    /// What agents may use of this node. All are per node.
+    Limits (RawLimits) in "limits" {
+        /// Bytes of one frame as it is on the wire. A full batch of 1,000 events is about 25 kB.
+        frame_bytes_max: usize = 1048576 in 65536 ..= 8388608;
+        /// Bytes of frames received but not yet durable, all agents together. Shared out as credit.
+        in_flight_bytes_max: usize = 268435456 in 1048576 ..= 17179869184;
+        /// Agents connected at once, 64 KiB each. More are refused and go to another node.
+        agents_max: usize = 10000 in 1 ..= 100000;
+        /// Connections with one certificate: one in use and one that is being replaced.
+        connections_per_agent_max: usize = 2 in 1 ..= 16;
+        /// Milliseconds for a TLS handshake. A silent client must not hold a place.
+        handshake_ms_max: u64 = 5000 in 100 ..= 60000;
+        /// Milliseconds from a frame's first byte to its last.
+        frame_ms_max: u64 = 30000 in 1000 ..= 300000;
+        /// Milliseconds without a packet after which a connection is given up. Agents send a keep-alive every 15 s.
+        idle_ms_max: u64 = 60000 in 20000 ..= 600000;
+    }
+}
+
+numbers! {
+    /// The node's log: when it is synced and how it is cut.
+    JournalLimits (RawJournalLimits) in "journal" {
+        /// Milliseconds that a frame waits for others to be synced with it. A sync costs 1 to 4 ms whatever its size.
+        sync_ms_max: u64 = 2 in 0 ..= 1000;
+        /// Bytes gathered before a sync is made at once.
+        sync_bytes_max: usize = 4194304 in 65536 ..= 67108864;
+        /// Bytes of a segment: the least that can be forgotten.
+        segment_bytes_max: u64 = 67108864 in 16777216 ..= 1073741824;
+    }
+}
+
+numbers! {
+    /// What one query may use. Beyond a limit it fails and says which.
+    QueryLimits (RawQueryLimits) in "query" {
+        /// Rows read from one view for one query.
+        rows_max: u64 = 1000000 in 1 ..= 100000000;
+        /// Bytes of memory for one query.
+        memory_bytes_max: u64 = 268435456 in 1048576 ..= 68719476736;
+        /// Milliseconds for one query.
+        time_ms_max: u64 = 30000 in 10 ..= 3600000;
+        /// SQL and HTTP connections at once, each kind.
+        connections_max: usize = 128 in 1 ..= 10000;
+    }
+}
+
+impl NodeConfig {
+    /// Reads and checks the file at `path`, with the environment's `WEIR_` overrides.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        crate::read(path).and_then(|text| Self::parse(path, &text, crate::environment()))
+    }
+
+    /// Checks `text` as if it stood in the file `path`. Touches neither disk nor environment.
+    pub fn parse(path: &Path, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        let (document, raw) = Document::read::<RawNode>(path, text, environment)?;
+        raw.check(&document)
+    }
+}
+
+/// What people write.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawNode {
+    id: Option<String>,
+    data_dir: Option<PathBuf>,
+    shared_dir: Option<PathBuf>,
+    listen: RawListen,
+    tls: RawTls,
+    mesh: RawMesh,
+    workers: Option<i64>,
+    views: RawViews,
+    limits: RawLimits,
+    journal: RawJournalLimits,
+    query: RawQueryLimits,
+    tick_ms: Option<i64>,
+}
+
+/// What people write of `listen`; the demo's file has the same section.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawListen {
+    quic: Option<String>,
+    sql: Option<String>,
+    http: Option<String>,
+    mesh: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMesh {
+    process: Option<i64>,
+    addresses: Vec<String>,
+}
+
+impl RawNode {
+    fn check(self, document: &Document) -> Result<NodeConfig, Error> {
+        let id = document.required("id", self.id, "\"node-1\"")?;
+        let data_dir = document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir".into()))?;
+        let shared_dir = match self.shared_dir {
+            Some(raw) => document.path("shared_dir", &raw)?,
+            None => data_dir.join("shared"),
+        };
+        let config = NodeConfig {
+            id: document.name("id", id)?,
+            data_dir,
+            shared_dir,
+            listen: self.listen.check(document, Listen::default())?,
+            tls: self.tls.server(document)?,
+            mesh: self.mesh.check(document)?,
+            workers: document.number("workers", self.workers, 1, 1..=64)? as usize,
+            views: self.views.check(document)?,
+            limits: self.limits.check(document)?,
+            journal: self.journal.check(document)?,
+            query: self.query.check(document)?,
+            tick_ms: document.number("tick_ms", self.tick_ms, 100, 10..=10_000)?,
+        };
+        if config.limits.in_flight_bytes_max < config.limits.frame_bytes_max {
+            let cure = format!("write at least limits.frame_bytes_max, {}", config.limits.frame_bytes_max);
+            return Err(document.wrong("limits.in_flight_bytes_max", "not even one frame fits", cure));
+        }
+        Ok(config)
+    }
+}
+
+impl RawListen {
+    pub(crate) fn check(self, document: &Document, default: Listen) -> Result<Listen, Error> {
+        let address = |key: &str, raw: Option<String>, default: SocketAddr| match raw {
+            Some(raw) => document.parsed(key, &raw, "write address:port, such as \"127.0.0.1:7432\" or \"[::]:7443\""),
+            None => Ok(default),
+        };
+        Ok(Listen {
+            quic: address("listen.quic", self.quic, default.quic)?,
+            sql: address("listen.sql", self.sql, default.sql)?,
+            http: address("listen.http", self.http, default.http)?,
+            mesh: address("listen.mesh", self.mesh, default.mesh)?,
+        })
+    }
+}
+
+impl RawMesh {
+    fn check(self, document: &Document) -> Result<Mesh, Error> {
+        let cure = "write address:port, such as \"10.0.0.7:7444\"; the mesh takes no names";
+        let addresses = self.addresses.iter().enumerate();
+        let addresses: Vec<SocketAddr> = addresses
+            .map(|(index, raw)| document.parsed(&format!("mesh.addresses[{index}]"), raw, cure))
+            .collect::<Result<_, _>>()?;
+        if addresses.len() > MESH_MAX {
+            let cure = format!("a mesh has at most {MESH_MAX} nodes");
+            return Err(document.wrong("mesh.addresses", format!("{} addresses", addresses.len()), cure));
+        }
+        let last = addresses.len().max(1) as u64 - 1;
+        let key = "mesh.process";
+        if self.process.is_some_and(|process| !(0..=last as i64).contains(&process)) {
+            let cure = format!("write this node's place in mesh.addresses, 0 to {last}");
+            return Err(document.wrong(key, "no such place in mesh.addresses", cure));
+        }
+        Ok(Mesh { process: document.number(key, self.process, 0, 0..=last)? as usize, addresses })
+    }
+}
+
+/// Most nodes of one mesh: every worker holds a connection to every other node.
+const MESH_MAX: usize = 64;

@@ -1,0 +1,168 @@
+//! The example files are true: they parse as they stand, they parse with every comment taken off, and what they show as
+//! defaults are the defaults. Every file of `invalid/` gives the one line recorded beside it.
+//!
+//! A new wrong file needs no code: put `invalid/ROLE-what.toml` and `invalid/ROLE-what.txt` there. `WEIR_RECORD=1` writes
+//! the texts anew, to be read before they are committed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use weir_config::{AgentConfig, DemoConfig, Error, NodeConfig};
+
+#[test]
+fn examples_parse_as_they_stand() {
+    AgentConfig::parse(&example("agent"), &text("agent"), []).unwrap();
+    NodeConfig::parse(&example("node"), &text("node"), []).unwrap();
+    let demo = DemoConfig::parse(&example("demo"), &text("demo"), []).unwrap();
+    assert_eq!(demo, DemoConfig::default());
+}
+
+#[test]
+fn values_shown_as_defaults_are_the_defaults() {
+    let (file, plain) = (example("agent"), text("agent"));
+    let mut shown = AgentConfig::parse(&file, &shown_values(&plain), []).unwrap();
+    assert_eq!((shown.host.take().as_deref(), shown.cloud.take().as_deref()), (Some("web-17"), Some("aws")));
+    assert_eq!(shown.zone.take().as_deref(), Some("eu-central-1a"));
+    assert_eq!(shown, AgentConfig::parse(&file, &plain, []).unwrap());
+
+    let (file, plain) = (example("node"), text("node"));
+    assert_eq!(NodeConfig::parse(&file, &shown_values(&plain), []).unwrap(), NodeConfig::parse(&file, &plain, []).unwrap());
+
+    let mut shown = DemoConfig::parse(&example("demo"), &shown_values(&text("demo")), []).unwrap();
+    assert!(shown.data_dir.take().is_some());
+    assert_eq!(shown, DemoConfig::default());
+}
+
+#[test]
+fn examples_show_every_key() {
+    // serde names all keys of a section when it meets a wrong one: each must stand in the example, as a line of its section.
+    for (role, sections) in [
+        ("agent", &["", "tls", "collector", "collector.open", "batch", "apps[0]"][..]),
+        ("node", &["", "listen", "tls", "mesh", "views", "limits", "journal", "query"][..]),
+        ("demo", &["", "listen"][..]),
+    ] {
+        let shown = shown_values(&text(role));
+        for section in sections {
+            let header = match *section {
+                "" => String::new(),
+                "apps[0]" => "[[apps]]\n".to_owned(),
+                section => format!("[{section}]\n"),
+            };
+            let error = parse(role, &example(role), &format!("{header}zzzzzzzzzzzzzzzz = 1\n")).unwrap_err().to_string();
+            let (_, known) = error.split_once("known here: ").unwrap_or_else(|| panic!("{error}"));
+            for key in known.split(", ") {
+                let path = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+                let ways = [format!("{key} ="), format!("[{path}]"), format!("[[{path}]]")];
+                let stands = shown.lines().any(|line| ways.iter().any(|way| line.starts_with(way)));
+                // One rule need not show all its conditions: the comment above it names them.
+                assert!(stands || section.starts_with("apps"), "examples/{role}.toml does not show {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_files_give_the_recorded_line() {
+    let mut cases = 0;
+    let mut files: Vec<_> = fs::read_dir(root().join("invalid")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let role = name.split(['-', '.']).next().unwrap();
+        let error = match parse(role, Path::new(name), &fs::read_to_string(file).unwrap()) {
+            Ok(()) => panic!("{name} was accepted"),
+            Err(error) => error.to_string(),
+        };
+        assert!(!error.contains('\n'), "{name}: not one line: {error}");
+        let recorded = file.with_extension("txt");
+        if std::env::var_os("WEIR_RECORD").is_some() {
+            fs::write(&recorded, format!("{error}\n")).unwrap();
+        }
+        let expected = fs::read_to_string(&recorded).unwrap_or_else(|_| panic!("{name} has no .txt: {error}"));
+        assert_eq!(error, expected.trim_end(), "{name}");
+        cases += 1;
+    }
+    assert!(cases >= 15, "only {cases} wrong files were found");
+}
+
+#[test]
+fn the_environment_overrides() {
+    let file = Path::new("/etc/weir/node.toml");
+    let with = |name: &str, value: &str| NodeConfig::parse(file, &text("node"), [(name.to_owned(), value.to_owned())]);
+    assert_eq!(with("WEIR_TICK_MS", "250").unwrap().tick_ms, 250);
+    assert_eq!(with("WEIR_LISTEN__SQL", "127.0.0.1:8432").unwrap().listen.sql.port(), 8432);
+    assert_eq!(with("WEIR_ID", "7").unwrap().id, "7", "text that looks like a number");
+    assert_eq!(with("WEIR_MESH__ADDRESSES", "[\"127.0.0.1:1\", \"127.0.0.1:2\"]").unwrap().mesh.addresses.len(), 2);
+    assert_eq!(with("WEIR_DATA_DIR", "x").unwrap().data_dir, Path::new("/etc/weir/x"));
+    let plain = NodeConfig::parse(file, &text("node"), []).unwrap();
+    assert_eq!(with("WEIR_LOG", "debug").unwrap(), plain, "not ours: no section, no key");
+    assert_eq!(with("PATH", "1").unwrap(), plain);
+
+    let line = |name, value| with(name, value).unwrap_err().to_string();
+    assert_eq!(line("WEIR_LISTEN__SQK", "1"), "environment WEIR_LISTEN__SQK: listen.sqk = 1: unknown key; did you mean `sql`?");
+    assert_eq!(
+        line("WEIR_TICK_MS", "1"),
+        "environment WEIR_TICK_MS: tick_ms = 1: out of range; write a whole number from 10 to 10000 (default 100)"
+    );
+    assert_eq!(
+        line("WEIR_TICK_MS", "1s"),
+        "environment WEIR_TICK_MS: tick_ms = 1s: invalid type: string \"1s\", expected a whole number; write 1000 without quotes: the unit stands in the key"
+    );
+    assert_eq!(
+        line("WEIR_ID__X", "1"),
+        "environment WEIR_ID__X: id.x = 1: the file holds a plain value above this key; unset this variable"
+    );
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = AgentConfig::parse(Path::new("/etc/weir/agent.toml"), &text("agent"), []).unwrap();
+    assert_eq!(config.tls.ca, Path::new("/etc/weir/tls/ca.pem"));
+    assert_eq!(config.collector.proc_root, Path::new("/proc"));
+    let node = NodeConfig::parse(
+        Path::new("node.toml"),
+        "id = \"a\"\ndata_dir = \"d\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"",
+        [],
+    );
+    assert_eq!(node.unwrap().shared_dir, Path::new("d/shared"));
+}
+
+#[test]
+fn load_reads_the_file_and_names_a_missing_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("demo.toml");
+    let missing = DemoConfig::load(&file).unwrap_err().to_string();
+    assert!(missing.starts_with("could not read config") && missing.ends_with("check the path and its permissions"), "{missing}");
+    fs::write(&file, "fleet = 7").unwrap();
+    assert_eq!(DemoConfig::load(&file).unwrap().fleet, 7);
+}
+
+fn parse(role: &str, file: &Path, text: &str) -> Result<(), Error> {
+    match role {
+        "agent" => AgentConfig::parse(file, text, []).map(drop),
+        "node" => NodeConfig::parse(file, text, []).map(drop),
+        "demo" => DemoConfig::parse(file, text, []).map(drop),
+        other => panic!("no such role: {other}"),
+    }
+}
+
+/// The example with every value that it shows in a comment put in force.
+fn shown_values(text: &str) -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(uncomment).collect::<Vec<_>>().join("\n")
+}
+
+fn example(role: &str) -> PathBuf {
+    root().join(format!("examples/{role}.toml"))
+}
+
+fn text(role: &str) -> String {
+    fs::read_to_string(example(role)).expect("the example is there")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
