@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::column::Column;
 use crate::ids::BootId;
 use crate::kind::Kind;
 
@@ -26,7 +27,7 @@ pub struct Host {
 }
 
 /// Who did it. One is shared by all events of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Process {
     /// Process (thread group) id in the initial pid namespace.
     pub pid: u32,
@@ -75,7 +76,7 @@ pub struct Process {
 }
 
 /// Where it ran. Absent for what runs on the bare host; `app` may be set for both.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Container {
     /// Application, by the rules of the agent's config; `unassigned` when no rule matched.
     pub app: Option<Text>,
@@ -106,6 +107,77 @@ pub struct Event {
     pub container: Option<Arc<Container>>,
     /// Everything else that is known.
     pub fields: Fields,
+}
+
+/// One known value of an event, as its column's type has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cell<'a> {
+    /// A text.
+    Text(&'a Text),
+    /// An integer; unsigned 64-bit values keep their bits.
+    Int(i64),
+}
+
+/// What a field of an event may be made of.
+trait Value: Sized {
+    fn cell(&self) -> Cell<'_>;
+    fn from_cell(cell: Cell<'_>) -> Option<Self>;
+}
+
+impl Value for Text {
+    fn cell(&self) -> Cell<'_> {
+        Cell::Text(self)
+    }
+    fn from_cell(cell: Cell<'_>) -> Option<Self> {
+        if let Cell::Text(text) = cell { Some(Self::clone(text)) } else { None }
+    }
+}
+
+macro_rules! int_value {
+    ($($ty:ty),*) => {$(
+        impl Value for $ty {
+            fn cell(&self) -> Cell<'_> {
+                Cell::Int(i64::from(*self))
+            }
+            fn from_cell(cell: Cell<'_>) -> Option<Self> {
+                if let Cell::Int(int) = cell { Self::try_from(int).ok() } else { None }
+            }
+        }
+    )*};
+}
+int_value!(u16, u32, i32);
+
+impl Value for u64 {
+    fn cell(&self) -> Cell<'_> {
+        Cell::Int(self.cast_signed())
+    }
+    fn from_cell(cell: Cell<'_>) -> Option<Self> {
+        if let Cell::Int(int) = cell { Some(int.cast_unsigned()) } else { None }
+    }
+}
+
+/// Gives a struct of optional fields its two column-wise doors.
+macro_rules! by_column {
+    ($ty:ty { $($field:ident = $column:ident,)* }) => {
+        impl $ty {
+            /// Calls `found` with each known optional field, in column order of its declaration.
+            #[inline]
+            pub fn each(&self, mut found: impl FnMut(Column, Cell<'_>)) {
+                $(if let Some(value) = &self.$field { found(Column::$column, value.cell()); })*
+            }
+
+            /// Sets the field of `column`. False when there is none, or when the value does not fit it.
+            pub fn set(&mut self, column: Column, cell: Cell<'_>) -> bool {
+                match column {
+                    $(Column::$column => {
+                        self.$field = Value::from_cell(cell);
+                        self.$field.is_some()
+                    })*
+                    _ => false,
+                }
+            }
+        }
+    };
 }
 
 macro_rules! fields {
@@ -202,3 +274,81 @@ fields! {
     /// Sample: time throttled in the interval, milliseconds.
     throttled_ms: u64,
 }
+
+by_column!(Process {
+    ppid = Ppid,
+    parent_start_ns = ParentStartNs,
+    exe = Exe,
+    comm = Comm,
+    args = Args,
+    cmdline = Cmdline,
+    cwd = Cwd,
+    uid = Uid,
+    user_name = UserName,
+    login_uid = LoginUid,
+    tty = Tty,
+    session_id = SessionId,
+    parent_exe = ParentExe,
+    parent_cmdline = ParentCmdline,
+    ancestors = Ancestors,
+    capabilities = Capabilities,
+    cgroup = Cgroup,
+    pid_ns = PidNs,
+    mnt_ns = MntNs,
+    net_ns = NetNs,
+});
+
+by_column!(Container {
+    app = App,
+    container_id = ContainerId,
+    container_name = ContainerName,
+    image = Image,
+    namespace = Namespace,
+    pod = Pod,
+    workload = Workload,
+});
+
+by_column!(Fields {
+    tid = Tid,
+    result = Result,
+    path = Path,
+    path_to = PathTo,
+    flags = Flags,
+    mode = Mode,
+    src_ip = SrcIp,
+    src_port = SrcPort,
+    dst_ip = DstIp,
+    dst_port = DstPort,
+    proto = Proto,
+    direction = Direction,
+    socket_id = SocketId,
+    bytes_sent = BytesSent,
+    bytes_received = BytesReceived,
+    duration_ms = DurationMs,
+    exit_code = ExitCode,
+    signal = Signal,
+    target_pid = TargetPid,
+    dns_name = DnsName,
+    dns_answers = DnsAnswers,
+    isn_local = IsnLocal,
+    isn_peer = IsnPeer,
+    addresses = Addresses,
+    detail = Detail,
+    loss_class = LossClass,
+    loss_first = LossFirst,
+    loss_last = LossLast,
+    loss_count = LossCount,
+    loss_reason = LossReason,
+    interval_ms = IntervalMs,
+    cpu_ms = CpuMs,
+    cpu_limit_ms = CpuLimitMs,
+    mem_bytes = MemBytes,
+    mem_limit_bytes = MemLimitBytes,
+    io_read_bytes = IoReadBytes,
+    io_write_bytes = IoWriteBytes,
+    net_sent_bytes = NetSentBytes,
+    net_received_bytes = NetReceivedBytes,
+    processes = Processes,
+    oom_kills = OomKills,
+    throttled_ms = ThrottledMs,
+});
