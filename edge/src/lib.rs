@@ -1,1 +1,14 @@
 //! The agent on every host: kernel events to batches.
+//!
+//! The way of one event: `probe` (kernel record or procfs poll) → `enrich` (process, place, host) → `batch` (per lane) → `ship`
+//! (the transport's client). `agent` is the one loop that calls the rooms in this order; it alone reads clocks.
+//!
+//! Nothing is dropped uncounted: what the kernel could not hand over and what the agent could not keep both become `loss` events.
+
+pub mod clock;
+pub mod enrich;
+pub mod metrics;
+pub mod probe {
+    //! Kernel records.
+    pub mod raw;
+}
