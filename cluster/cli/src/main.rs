@@ -1,1 +1,82 @@
-fn main() {}
+//! `weir`, the one binary: parses arguments and calls the rooms.
+//!
+//! Exit codes: 0 done, 1 the work failed, 2 used wrongly.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+mod agent;
+mod ca;
+mod demo;
+mod node;
+mod sql;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Streaming analytics for runtime security: who talks to whom across regions, what it costs, as it happens.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start nodes, this host's agent and a simulated fleet on loopback, and show a live table
+    Demo(demo::Arguments),
+    /// Run one node
+    Node(node::Arguments),
+    /// Run the agent of this host
+    Agent(agent::Arguments),
+    /// Ask in SQL
+    Sql(sql::Arguments),
+    /// Make a certificate authority, and certificates of agents and nodes
+    Ca(ca::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Node(arguments) => node::run(arguments),
+        Command::Agent(arguments) => agent::run(arguments),
+        Command::Sql(arguments) => sql::run(arguments),
+        Command::Ca(arguments) => ca::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("weir: {failed:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error, at `info` or as `WEIR_LOG` says.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

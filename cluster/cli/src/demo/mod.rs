@@ -1,0 +1,240 @@
+//! `weir demo`: nodes, this host's agent and a simulated fleet on loopback, over the real transport with real certificates.
+//!
+//! Everything but the fleet runs as a process of its own, as it would in a real cluster. What is simulated is labelled so.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use weir_config::DemoConfig;
+use weir_loadtest::fleet::FleetOptions;
+use weir_loadtest::runner::{self, FleetTarget};
+
+mod process;
+mod screen;
+mod setup;
+
+use process::Running;
+use setup::Setup;
+
+/// Arguments of `weir demo`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  weir demo --for 60s --fleet 120 --rate 5000")]
+pub(crate) struct Arguments {
+    /// The demo's config file; the flags below override it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// End by itself after this time (60s, 5min)
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    lasts: Option<Duration>,
+    /// Nodes on loopback, one mesh [default: 3]
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// Simulated hosts; 0 for none [default: 60]
+    #[arg(long, value_name = "N")]
+    fleet: Option<usize>,
+    /// Events a second of the simulated fleet [default: 2000]
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Keep certificates, configs and logs here [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Watch this host by polling, without eBPF
+    #[arg(long)]
+    no_ebpf: bool,
+    /// One JSON object a second instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    crate::log_to_stderr("warn");
+    let mut config = match &arguments.config {
+        Some(path) => DemoConfig::load(path)?,
+        None => DemoConfig::default(),
+    };
+    config.nodes = arguments.nodes.unwrap_or(config.nodes);
+    config.fleet = arguments.fleet.unwrap_or(config.fleet);
+    config.rate = arguments.rate.unwrap_or(config.rate);
+    config.ebpf &= !arguments.no_ebpf;
+    anyhow::ensure!((1..=16).contains(&config.nodes), "--nodes {}: give 1 to 16", config.nodes);
+    anyhow::ensure!(config.fleet <= 10_000, "--fleet {}: give at most 10000", config.fleet);
+    let data = match arguments.data.or_else(|| config.data_dir.clone()) {
+        Some(dir) => Data::Kept(dir),
+        None => Data::Temporary(tempfile::Builder::new().prefix("weir-demo-").tempdir().context("no temporary directory")?),
+    };
+    crate::runtime()?.block_on(demo(&config, data, arguments.lasts, arguments.json))
+}
+
+/// Where the demo's files lie.
+enum Data {
+    Kept(PathBuf),
+    Temporary(tempfile::TempDir),
+}
+
+impl Data {
+    fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Kept(dir) => dir,
+            Self::Temporary(dir) => dir.path(),
+        }
+    }
+}
+
+async fn demo(config: &DemoConfig, data: Data, lasts: Option<Duration>, json: bool) -> anyhow::Result<()> {
+    let stop = crate::asked_to_stop();
+    tokio::pin!(stop);
+    let running = tokio::select! {
+        started = start(config, &data) => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let mut out = std::io::stdout();
+    let Started { addresses, .. } = &running;
+    writeln!(out, "ready sql={} http={} quic={}", addresses.sql, addresses.http, addresses.quic)?;
+    out.flush()?;
+    let end = async {
+        match lasts {
+            Some(lasts) => tokio::time::sleep(lasts).await,
+            None => std::future::pending().await,
+        }
+    };
+    let failed = tokio::select! {
+        shown = screen::show(addresses, config, json) => shown.err(),
+        () = &mut stop => None,
+        () = end => None,
+    };
+    progress("stopping");
+    running.stop().await;
+    match failed {
+        Some(failed) => Err(failed),
+        None => Ok(()),
+    }
+}
+
+/// Everything that runs.
+struct Started {
+    addresses: Addresses,
+    nodes: Vec<Running>,
+    agent: Running,
+    fleet: Option<runner::RunningFleet>,
+}
+
+/// Where the first node listens.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    sql: SocketAddr,
+    http: SocketAddr,
+    quic: SocketAddr,
+}
+
+impl Started {
+    async fn stop(self) {
+        if let Some(fleet) = self.fleet {
+            fleet.stop().await;
+        }
+        self.agent.stop().await;
+        for node in self.nodes {
+            node.stop().await;
+        }
+    }
+}
+
+async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
+    progress("certificates");
+    let setup = Setup::write(config, data.path())?;
+    for taken in &setup.taken {
+        progress(taken);
+    }
+    progress(&format!("{} node{}", config.nodes, if config.nodes == 1 { "" } else { "s" }));
+    let mut nodes = Vec::new();
+    let mut quic = Vec::new();
+    let mut first = None;
+    for node_config in &setup.node_configs {
+        let mut node = Running::start("node", node_config, &data.path().join("logs")).await?;
+        let addresses = parse_ready(&node.first_line().await?)?;
+        first.get_or_insert(addresses);
+        quic.push(addresses.quic);
+        nodes.push(node);
+    }
+    let addresses = first.context("a demo has at least one node")?;
+    progress("answers");
+    wait_for_answers(addresses.http).await?;
+    progress(match config.ebpf && setup::is_root() {
+        true => "agent of this host (eBPF)",
+        false => "agent of this host (without root or with --no-ebpf it polls, and misses what is short-lived)",
+    });
+    let agent_config = setup.write_agent_config(config, &quic)?;
+    let agent = Running::start("agent", &agent_config, &data.path().join("logs")).await?;
+    let fleet = match config.fleet {
+        0 => None,
+        hosts => {
+            progress(&format!("simulated fleet of {hosts} hosts in 6 regions of 3 clouds, {} events/s", config.rate));
+            let options = FleetOptions { hosts, rate: config.rate, seed: FLEET_SEED, start_ns: 0 };
+            let target = FleetTarget { nodes: quic, authority: setup.authority.clone(), tenant: setup::TENANT.to_owned() };
+            Some(runner::start(options, target).await?)
+        }
+    };
+    Ok(Started { addresses, nodes, agent, fleet })
+}
+
+/// Asks for `/healthz` until it is 200: the workers of all nodes have met and closed a first tick.
+async fn wait_for_answers(http: SocketAddr) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + ANSWERS_WITHIN;
+    while !screen::is_healthy(http).await {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "no answers within {} s: see the logs", ANSWERS_WITHIN.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+fn parse_ready(line: &str) -> anyhow::Result<Addresses> {
+    let value = |key: &str| -> anyhow::Result<SocketAddr> {
+        let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        found.and_then(|text| text.parse().ok()).with_context(|| format!("a node said {line:?}, not where it listens"))
+    };
+    Ok(Addresses { sql: value("sql")?, http: value("http")?, quic: value("quic")? })
+}
+
+/// `60s`, `5min`, `1h`, `500ms`, or plain seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| "give a time such as 60s or 5min".to_owned())?;
+    let milliseconds = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        other => return Err(format!("{other:?} is no unit of time: use ms, s, min or h")),
+    };
+    Ok(Duration::from_millis(number.saturating_mul(milliseconds)))
+}
+
+fn progress(what: &str) {
+    eprintln!("weir demo: {what}");
+}
+
+const FLEET_SEED: u64 = 42;
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(parse_duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("5min"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("5 parsecs").unwrap_err().contains("parsecs"));
+    }
+
+    #[test]
+    fn a_node_tells_where_it_listens() {
+        let line = "ready sql=127.0.0.1:7432 http=127.0.0.1:7480 quic=127.0.0.1:7443";
+        assert_eq!(parse_ready(line).unwrap().http.port(), 7480);
+        assert!(parse_ready("ready").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! A part of the demo as a process of its own, its log in a file.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// A running `weir node` or `weir agent`.
+pub(super) struct Running {
+    name: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    log: std::path::PathBuf,
+}
+
+impl Running {
+    /// Starts `weir WHAT --config CONFIG`.
+    pub(super) async fn start(what: &str, config: &Path, logs: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(logs).with_context(|| format!("could not create {}", logs.display()))?;
+        let name = config.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let log = logs.join(format!("{name}.log"));
+        let log_file = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
+        let program = std::env::current_exe().context("could not find this program's own file")?;
+        let mut child = Command::new(program)
+            .args([what, "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("could not start {name}"))?;
+        let stdout = child.stdout.take().context("standard output was asked for")?;
+        Ok(Self { name, child, lines: BufReader::new(stdout).lines(), log })
+    }
+
+    /// The first line it prints; an error when it ends before.
+    pub(super) async fn first_line(&mut self) -> anyhow::Result<String> {
+        let line = tokio::time::timeout(FIRST_LINE_WITHIN, self.lines.next_line()).await;
+        match line {
+            Ok(Ok(Some(line))) => Ok(line),
+            Ok(_) => {
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                anyhow::bail!("{} ended at its start:\n{}", self.name, last.into_iter().rev().collect::<Vec<_>>().join("\n"))
+            }
+            Err(_) => anyhow::bail!("{} said nothing for {} s", self.name, FIRST_LINE_WITHIN.as_secs()),
+        }
+    }
+
+    /// Asks it to end, waits, and ends it by force when it does not.
+    pub(super) async fn stop(mut self) {
+        if let Some(pid) = self.child.id() {
+            let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).stderr(Stdio::null()).status().await;
+        }
+        if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+const FIRST_LINE_WITHIN: Duration = Duration::from_secs(30);
+const STOP_WITHIN: Duration = Duration::from_secs(10);

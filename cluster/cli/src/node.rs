@@ -1,0 +1,65 @@
+//! `weir node`: one node, its worker child, or a replay of the log.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use weir_cluster::child::{self, ChildCommand};
+use weir_cluster::replay::{self, ReplayTo};
+use weir_config::NodeConfig;
+
+/// Arguments of `weir node`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  weir node --config config/examples/node.toml")]
+pub(crate) struct Arguments {
+    /// The node's config file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Rebuild every view from the log up to this tick (or `last`), print one digest per view, and end
+    #[arg(long, value_name = "TICK", value_parser = parse_replay_to)]
+    replay_to: Option<ReplayTo>,
+    /// The node's second process; started by the node itself
+    #[arg(long, hide = true)]
+    worker_child: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    crate::log_to_stderr("info");
+    let config = NodeConfig::load(&arguments.config)?;
+    if arguments.worker_child {
+        return Ok(child::run(&config)?);
+    }
+    if let Some(to) = arguments.replay_to {
+        return replay_to(config, to);
+    }
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    let config_path = arguments.config.to_str().context("the config's path is not UTF-8")?.to_owned();
+    let command =
+        ChildCommand { program, arguments: vec!["node".into(), "--config".into(), config_path, "--worker-child".into()] };
+    let started = |addresses: weir_cluster::node::Addresses| {
+        let mut out = std::io::stdout().lock();
+        // A reader that is gone does not stop a node.
+        let _ = writeln!(out, "ready sql={} http={} quic={}", addresses.sql, addresses.http, addresses.quic);
+        let _ = out.flush();
+    };
+    crate::runtime()?.block_on(weir_cluster::node::run(config, command, started, crate::asked_to_stop()))?;
+    Ok(())
+}
+
+fn replay_to(config: NodeConfig, to: ReplayTo) -> anyhow::Result<()> {
+    let replayed = replay::run(config, to)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "tick {}", replayed.tick)?;
+    for view in &replayed.views {
+        writeln!(out, "{} {} {} rows", view.relation, view.hash, view.rows)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn parse_replay_to(text: &str) -> Result<ReplayTo, String> {
+    match text {
+        "last" => Ok(ReplayTo::Last),
+        _ => text.parse().map(ReplayTo::Tick).map_err(|_| "give a tick (milliseconds) or `last`".to_owned()),
+    }
+}
