@@ -177,6 +177,28 @@ impl ProcessId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub struct BootId(pub [u8; 16]);
 
+impl BootId {
+    /// Reads a UUID, with or without its hyphens.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut nibbles = text.bytes().filter(|byte| *byte != b'-').map(|byte| char::from(byte).to_digit(16));
+        let mut bytes = [0; 16];
+        for byte in &mut bytes {
+            *byte = (nibbles.next()?? << 4 | nibbles.next()??) as u8;
+        }
+        if nibbles.next().is_none() { Some(Self(bytes)) } else { None }
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let hyphen = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{hyphen}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
 macro_rules! hex_text {
     ($name:ident) => {
         impl fmt::Display for $name {

@@ -110,3 +110,25 @@ fn an_event_of_another_lane_is_refused() {
     assert_eq!(builder.push(&Event { kind: Kind::Exec, ..Event::default() }), Err(Refused::WrongLane));
     assert!(builder.is_empty());
 }
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn a_line_reads_back_equal(host in host(), mut event in events(Kind::ALL.to_vec(), 2)) {
+        let mut event = event.remove(0);
+        event.container = event.container.filter(|container| **container != weir_schema::Container::default());
+        let name = weir_schema::Name::new("eu-west-1").unwrap();
+        let line = weir_schema::JsonEvent { host, tenant: None, region: Some(name.clone()), agent: Some(name), event };
+        let mut text = String::new();
+        weir_schema::write_line(&mut text, &line);
+        prop_assert_eq!(text.matches('\n').count(), 1);
+        prop_assert_eq!(weir_schema::parse_line(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?, line);
+    }
+
+    #[test]
+    fn any_text_is_an_event_or_an_error(text in any::<String>()) {
+        _ = weir_schema::parse_line(&text);
+        _ = weir_schema::parse_time(&text);
+    }
+}
