@@ -1,1 +1,19 @@
 //! One language for every standing question.
+//!
+//! A [`Plan`] says which rows an answer holds, not how they are kept up to date: that is `weir-dataflow`'s. Scalar
+//! expressions are DataFusion's logical `Expr`s, so live and past share one function library.
+//! Promise: what [`Plan::schema`] accepts can be rendered; what has no exact meaning under retraction is refused here, by name.
+#![forbid(unsafe_code)]
+
+mod check;
+mod error;
+mod explain;
+mod plan;
+mod scalar;
+
+pub use datafusion_expr::{Expr, cast, col, lit, when};
+
+pub use check::SchemaOf;
+pub use error::Error;
+pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
+pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};

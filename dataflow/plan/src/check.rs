@@ -1,0 +1,228 @@
+//! The door: which columns a plan's answer has, or why the plan is refused.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_expr::Expr;
+
+use crate::{AggregateCall, AggregateFunc, Error, JoinKind, Plan, normal_type, resolve, time_type};
+
+/// Which relations there are.
+pub trait SchemaOf {
+    /// The columns of a relation, if it exists.
+    fn schema_of(&self, relation: &str) -> Option<SchemaRef>;
+}
+
+impl<S: BuildHasher> SchemaOf for HashMap<String, SchemaRef, S> {
+    fn schema_of(&self, relation: &str) -> Option<SchemaRef> {
+        self.get(relation).cloned()
+    }
+}
+
+impl Plan {
+    /// Checks the whole plan and says which columns its rows have. Derived columns are always nullable.
+    pub fn schema(&self, relations: &dyn SchemaOf) -> Result<SchemaRef, Error> {
+        match self {
+            Self::Source { relation } => relations.schema_of(relation).ok_or_else(|| Error::NoRelation(relation.clone())),
+            Self::Filter { input, predicate } => {
+                let schema = input.schema(relations)?;
+                boolean(predicate, &schema, "filter")?;
+                Ok(schema)
+            }
+            Self::Project { input, exprs } => {
+                let schema = input.schema(relations)?;
+                fields(exprs.iter().map(|(expr, name)| typed(expr, name, &schema, "project")), "project")
+            }
+            Self::Aggregate { input, keys, aggregates, settled_at, forget_at } => {
+                let schema = input.schema(relations)?;
+                if let Some(at) = settled_at {
+                    moment(at, &schema, "aggregate, settled_at")?;
+                }
+                aggregate(keys, aggregates, forget_at.as_ref(), &schema)
+            }
+            Self::Join { left, right, on, kind, residual } => {
+                let (left, right) = (left.schema(relations)?, right.schema(relations)?);
+                join(&left, &right, on, *kind, residual.as_ref())
+            }
+            Self::Temporal { input, visible_from, visible_until } => {
+                let schema = input.schema(relations)?;
+                for at in [visible_from, visible_until].into_iter().flatten() {
+                    moment(at, &schema, "visible")?;
+                }
+                Ok(schema)
+            }
+            Self::HopWindow { input, time, hop_ms, size_ms, start_name, end_name } => {
+                hop(input.schema(relations)?.as_ref(), time, [*hop_ms, *size_ms], [start_name, end_name])
+            }
+            Self::TopK { input, partition, order, limit, rank_name } => {
+                let schema = input.schema(relations)?;
+                partition.iter().try_for_each(|expr| key(expr, &schema, "top-k, partition").map(drop))?;
+                order.iter().try_for_each(|(expr, _)| resolve(expr, &schema, "top-k, order").map(drop))?;
+                if *limit == 0 {
+                    return Err(Error::wrong_type("top-k", "a limit of 0 keeps nothing"));
+                }
+                fields(copied(&schema).chain([Ok(Field::new(rank_name, DataType::Int64, true))]), "top-k")
+            }
+            Self::Union { inputs } => union(inputs, relations),
+        }
+    }
+}
+
+fn aggregate(
+    keys: &[(Expr, String)],
+    aggregates: &[AggregateCall],
+    forget_at: Option<&Expr>,
+    schema: &Schema,
+) -> Result<SchemaRef, Error> {
+    let keys = || keys.iter().map(|(expr, name)| Ok(Field::new(name, key(expr, schema, "aggregate, key")?, true)));
+    if let Some(at) = forget_at {
+        moment(at, fields(keys(), "aggregate")?.as_ref(), "aggregate, forget_at")?;
+    }
+    fields(keys().chain(aggregates.iter().map(|call| call.field(schema))), "aggregate")
+}
+
+impl AggregateCall {
+    /// The column that this call makes over rows of `schema`.
+    fn field(&self, schema: &Schema) -> Result<Field, Error> {
+        let place = format!("aggregate \"{}\"", self.name);
+        if let Some(filter) = &self.filter {
+            boolean(filter, schema, &place)?;
+        }
+        let arg = self.arg.as_ref().map(|arg| resolve(arg, schema, &place)).transpose()?.map(|arg| arg.data_type);
+        let data_type = match (&self.func, arg) {
+            (AggregateFunc::Count, _) | (AggregateFunc::CountDistinct, Some(_)) => DataType::Int64,
+            (_, None) => return Err(Error::wrong_type(place, "an argument is missing")),
+            (AggregateFunc::Sum, Some(arg)) if arg.is_integer() => DataType::Int64,
+            (AggregateFunc::Avg, Some(arg)) if arg.is_integer() => DataType::Float64,
+            (AggregateFunc::Sum | AggregateFunc::Avg, Some(arg)) => {
+                let why = format!("a sum of {arg} is not exact when rows are withdrawn: cast it to BIGINT");
+                return Err(Error::unsupported(place, why));
+            }
+            (AggregateFunc::Min | AggregateFunc::Max, Some(arg)) => arg,
+            (AggregateFunc::ArgMax { by } | AggregateFunc::ArgMin { by }, Some(arg)) => {
+                resolve(by, schema, &place)?;
+                arg
+            }
+            (AggregateFunc::PercentileCont(fraction), Some(arg)) => {
+                if !arg.is_numeric() || !(0.0..=1.0).contains(fraction) {
+                    return Err(Error::wrong_type(
+                        place,
+                        format!("percentile_cont({fraction}) of {arg}: give a number and 0 to 1"),
+                    ));
+                }
+                DataType::Float64
+            }
+        };
+        Ok(Field::new(&self.name, data_type, true))
+    }
+}
+
+fn join(left: &Schema, right: &Schema, on: &[(Expr, Expr)], kind: JoinKind, residual: Option<&Expr>) -> Result<SchemaRef, Error> {
+    let place = format!("{kind:?} join").to_lowercase();
+    if on.is_empty() {
+        return Err(Error::unsupported(place, "without an equality every row would meet every other"));
+    }
+    for (over_left, over_right) in on {
+        let (a, b) = (key(over_left, left, &place)?, key(over_right, right, &place)?);
+        if a != b {
+            return Err(Error::wrong_type(place, format!("{over_left} = {over_right} compares {a} with {b}: cast one of them")));
+        }
+    }
+    let schema = fields(copied(left).chain(copied(right)), &place)?;
+    if let Some(residual) = residual {
+        boolean(residual, &schema, &place)?;
+    }
+    Ok(schema)
+}
+
+fn hop(schema: &Schema, time: &Expr, [hop_ms, size_ms]: [u64; 2], names: [&String; 2]) -> Result<SchemaRef, Error> {
+    let found = resolve(time, schema, "window")?.data_type;
+    if !matches!(found, DataType::Timestamp(..)) {
+        return Err(Error::wrong_type(format!("window ({time})"), format!("a timestamp is needed, not {found}")));
+    }
+    if size_ms > WINDOW_MS_MAX {
+        return Err(Error::wrong_type("window", format!("a size of {size_ms} ms is above the limit of {WINDOW_MS_MAX}")));
+    }
+    if hop_ms == 0 || size_ms == 0 || !size_ms.is_multiple_of(hop_ms) || size_ms / hop_ms > WINDOWS_PER_ROW_MAX {
+        let why = format!(
+            "a size of {size_ms} ms by {hop_ms} ms: the size must be a multiple of the hop, at most {WINDOWS_PER_ROW_MAX} times as long"
+        );
+        return Err(Error::wrong_type("window", why));
+    }
+    fields(copied(schema).chain(names.into_iter().map(|name| Ok(Field::new(name, time_type(), true)))), "window")
+}
+
+fn union(inputs: &[Plan], relations: &dyn SchemaOf) -> Result<SchemaRef, Error> {
+    let schemas = inputs.iter().map(|input| input.schema(relations)).collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = schemas.first() else {
+        return Err(Error::wrong_type("union", "it has no input"));
+    };
+    let types = |schema: &Schema| schema.fields().iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+    for (index, schema) in schemas.iter().enumerate() {
+        if types(schema) != types(first) {
+            let why = format!("input {} has {:?}, input 1 has {:?}", index + 1, types(schema), types(first));
+            return Err(Error::wrong_type("union", why));
+        }
+    }
+    fields(copied(first), "union")
+}
+
+/// The type of an expression by which rows meet.
+fn key(expr: &Expr, schema: &Schema, place: &str) -> Result<DataType, Error> {
+    let data_type = resolve(expr, schema, place)?.data_type;
+    if data_type.is_floating() || data_type.is_nested() {
+        return Err(Error::unsupported(
+            format!("{place} ({expr})"),
+            format!("values of {data_type} have no single form to meet by"),
+        ));
+    }
+    Ok(data_type)
+}
+
+fn boolean(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
+    match resolve(expr, schema, place)?.data_type {
+        DataType::Boolean => Ok(()),
+        other => Err(Error::wrong_type(format!("{place} ({expr})"), format!("a Boolean is needed, not {other}"))),
+    }
+}
+
+/// A moment is a timestamp, or milliseconds.
+fn moment(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
+    match resolve(expr, schema, place)?.data_type {
+        DataType::Timestamp(..) | DataType::Int64 => Ok(()),
+        other => {
+            let why = format!("a timestamp or milliseconds (BIGINT) are needed, not {other}");
+            Err(Error::wrong_type(format!("{place} ({expr})"), why))
+        }
+    }
+}
+
+fn typed(expr: &Expr, name: &str, schema: &Schema, place: &str) -> Result<Field, Error> {
+    Ok(Field::new(name, resolve(expr, schema, &format!("{place} \"{name}\""))?.data_type, true))
+}
+
+fn copied(schema: &Schema) -> impl Iterator<Item = Result<Field, Error>> {
+    schema.fields().iter().map(|field| Ok(Field::new(field.name(), normal_type(field.data_type()), true)))
+}
+
+fn fields(columns: impl Iterator<Item = Result<Field, Error>>, place: &str) -> Result<SchemaRef, Error> {
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let mut seen = BTreeSet::new();
+    for column in &columns {
+        if !seen.insert(column.name()) {
+            return Err(Error::wrong_type(
+                place,
+                format!("two columns are named \"{}\": rename one with a projection", column.name()),
+            ));
+        }
+    }
+    Ok(Arc::new(Schema::new(columns)))
+}
+
+/// A row is copied into each of its windows.
+const WINDOWS_PER_ROW_MAX: u64 = 10_000;
+
+/// Ten years.
+const WINDOW_MS_MAX: u64 = 10 * 366 * 86_400_000;
