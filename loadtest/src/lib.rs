@@ -1,1 +1,10 @@
-//! Load, replay, benchmarks.
+//! Load, replay, benchmarks: what drives Weir from outside, over the real transport.
+
+#![forbid(unsafe_code)]
+
+pub mod agents;
+pub mod bench;
+pub mod fleet;
+pub mod local;
+pub mod replay;
+pub mod runner;

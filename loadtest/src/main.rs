@@ -1,1 +1,170 @@
-fn main() {}
+//! `weir-loadtest`: a simulated fleet, a recording, or a benchmark, over the real transport.
+//!
+//! Exit codes: 0 done, 1 the work failed, 2 used wrongly.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use weir_loadtest::agents::Target;
+use weir_loadtest::bench::{self, BenchOptions};
+use weir_loadtest::fleet::FleetOptions;
+use weir_loadtest::replay::{self, Recording, ReplayOptions};
+use weir_loadtest::runner;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Drives Weir from outside: simulated fleets, recordings, benchmarks.
+#[derive(Debug, Parser)]
+#[command(name = "weir-loadtest", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send the events of a simulated fleet
+    #[command(after_help = "Example:\n  weir-loadtest fleet --node 127.0.0.1:7443 --ca ca --hosts 60 --rate 2000 --seconds 60")]
+    Fleet {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// Simulated hosts
+        #[arg(long, default_value_t = 60)]
+        hosts: usize,
+        /// Events a second of the whole fleet
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Everything random comes from it
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// Send a recording (JSON lines), one simulated agent per host in it
+    #[command(after_help = "Example:\n  weir-loadtest replay --node 127.0.0.1:7443 --ca ca recording.jsonl")]
+    Replay {
+        #[command(flatten)]
+        target: TargetArguments,
+        /// The recording
+        file: PathBuf,
+        /// Keep the recording's times; otherwise they are moved so that its last event happens now
+        #[arg(long)]
+        as_recorded: bool,
+        /// Region of hosts whose lines name none
+        #[arg(long, default_value = "replay")]
+        region: String,
+    },
+    /// Measure events/s from fleet to views, and the time from event to visible row, on a cluster of its own
+    #[command(after_help = "Example:\n  weir-loadtest bench --rate 100000 --seconds 30")]
+    Bench {
+        /// Simulated hosts
+        #[arg(long, default_value_t = 60)]
+        hosts: usize,
+        /// Events a second of the whole fleet
+        #[arg(long, default_value_t = 100_000)]
+        rate: u64,
+        /// How long
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Nodes
+        #[arg(long, default_value_t = 1)]
+        nodes: usize,
+        /// Workers per node
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct TargetArguments {
+    /// A node's QUIC address; may be given more than once
+    #[arg(long = "node", value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    nodes: Vec<SocketAddr>,
+    /// Directory of the certificate authority (`weir ca init`)
+    #[arg(long = "ca", value_name = "DIR", default_value = "ca")]
+    authority: PathBuf,
+    /// Tenant of the simulated agents
+    #[arg(long, default_value = "demo")]
+    tenant: String,
+}
+
+impl From<TargetArguments> for Target {
+    fn from(arguments: TargetArguments) -> Self {
+        Self { nodes: arguments.nodes, authority: arguments.authority, tenant: arguments.tenant }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(failed) => {
+            eprintln!("weir-loadtest: {failed}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("weir-loadtest: {failed:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Fleet { target, hosts, rate, seconds, seed } => {
+            let options = FleetOptions { hosts, rate, seed, start_ns: 0 };
+            let fleet = runner::start(options, target.into()).await?;
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let books = fleet.stop().await?;
+            eprintln!(
+                "{} events acknowledged: {} connections, {} refused, {} still open",
+                books.events, books.connections, books.refused, books.open
+            );
+        }
+        Command::Replay { target, file, as_recorded, region } => replay_file(target.into(), file, as_recorded, region).await?,
+        Command::Bench { hosts, rate, seconds, nodes, workers } => {
+            let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
+            let program = std::env::current_exe()?.with_file_name("weir");
+            anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
+            report(&options, &bench::run(&program, options).await?);
+        }
+    }
+    Ok(())
+}
+
+async fn replay_file(target: Target, file: PathBuf, as_recorded: bool, region: String) -> anyhow::Result<()> {
+    let opened = File::open(&file).with_context(|| format!("could not open {}", file.display()))?;
+    let recording = Recording::read(BufReader::new(opened), &region)?;
+    for (line, why) in &recording.skipped {
+        eprintln!("{}:{line}: skipped: {why}", file.display());
+    }
+    let (events, hosts, skipped) = (recording.events, recording.hosts.len(), recording.skipped_count);
+    replay::run(recording, &ReplayOptions { as_recorded, region }, &target, runner::now_ns()).await?;
+    eprintln!("{events} events of {hosts} hosts acknowledged, {skipped} lines skipped");
+    Ok(())
+}
+
+fn report(options: &BenchOptions, measured: &bench::Measured) {
+    let seconds = measured.took.as_secs_f64();
+    eprintln!("asked for        {:>12} events/s for {} s", options.rate, options.lasts.as_secs());
+    eprintln!("told             {:>12} events, {} connections", measured.books.events, measured.books.connections);
+    eprintln!("counted in views {:>12} events in {seconds:.1} s: {:.0} events/s", measured.counted, measured.counted as f64 / seconds);
+    eprintln!("event to row     {:>12.0} ms p50, {:.0} ms p99", measured.latency_ms(0.5), measured.latency_ms(0.99));
+    eprintln!("CPU of the nodes {:>12.1} s: {:.2} us per event", measured.cpu_s, measured.cpu_s * 1e6 / measured.counted.max(1) as f64);
+}

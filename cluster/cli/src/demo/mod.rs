@@ -3,21 +3,19 @@
 //! Everything but the fleet runs as a process of its own, as it would in a real cluster. What is simulated is labelled so.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use weir_config::DemoConfig;
 use weir_loadtest::fleet::FleetOptions;
-use weir_loadtest::runner::{self, FleetTarget};
+use weir_loadtest::local::process::Running;
+use weir_loadtest::local::setup::{self, Setup};
+use weir_loadtest::local::{Addresses, LocalCluster};
+use weir_loadtest::agents::Target;
+use weir_loadtest::runner;
 
-mod process;
 mod screen;
-mod setup;
-
-use process::Running;
-use setup::Setup;
 
 /// Arguments of `weir demo`.
 #[derive(Debug, clap::Args)]
@@ -116,28 +114,20 @@ async fn demo(config: &DemoConfig, data: Data, lasts: Option<Duration>, json: bo
 /// Everything that runs.
 struct Started {
     addresses: Addresses,
-    nodes: Vec<Running>,
+    cluster: LocalCluster,
     agent: Running,
     fleet: Option<runner::RunningFleet>,
-}
-
-/// Where the first node listens.
-#[derive(Debug, Clone, Copy)]
-struct Addresses {
-    sql: SocketAddr,
-    http: SocketAddr,
-    quic: SocketAddr,
 }
 
 impl Started {
     async fn stop(self) {
         if let Some(fleet) = self.fleet {
-            fleet.stop().await;
+            if let Err(failed) = fleet.stop().await {
+                progress(&format!("the fleet: {failed:#}"));
+            }
         }
         self.agent.stop().await;
-        for node in self.nodes {
-            node.stop().await;
-        }
+        self.cluster.stop().await;
     }
 }
 
@@ -148,53 +138,25 @@ async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
         progress(taken);
     }
     progress(&format!("{} node{}", config.nodes, if config.nodes == 1 { "" } else { "s" }));
-    let mut nodes = Vec::new();
-    let mut quic = Vec::new();
-    let mut first = None;
-    for node_config in &setup.node_configs {
-        let mut node = Running::start("node", node_config, &data.path().join("logs")).await?;
-        let addresses = parse_ready(&node.first_line().await?)?;
-        first.get_or_insert(addresses);
-        quic.push(addresses.quic);
-        nodes.push(node);
-    }
-    let addresses = first.context("a demo has at least one node")?;
-    progress("answers");
-    wait_for_answers(addresses.http).await?;
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    let cluster = LocalCluster::start(&program, &setup).await?;
+    let addresses = cluster.addresses[0];
     progress(match config.ebpf && setup::is_root() {
         true => "agent of this host (eBPF)",
         false => "agent of this host (without root or with --no-ebpf it polls, and misses what is short-lived)",
     });
-    let agent_config = setup.write_agent_config(config, &quic)?;
-    let agent = Running::start("agent", &agent_config, &data.path().join("logs")).await?;
+    let agent_config = setup.write_agent_config(config, &cluster.quic())?;
+    let agent = Running::start(&program, "agent", &agent_config, &setup.logs()).await?;
     let fleet = match config.fleet {
         0 => None,
         hosts => {
             progress(&format!("simulated fleet of {hosts} hosts in 6 regions of 3 clouds, {} events/s", config.rate));
             let options = FleetOptions { hosts, rate: config.rate, seed: FLEET_SEED, start_ns: 0 };
-            let target = FleetTarget { nodes: quic, authority: setup.authority.clone(), tenant: setup::TENANT.to_owned() };
+            let target = Target { nodes: cluster.quic(), authority: setup.authority.clone(), tenant: setup::TENANT.to_owned() };
             Some(runner::start(options, target).await?)
         }
     };
-    Ok(Started { addresses, nodes, agent, fleet })
-}
-
-/// Asks for `/healthz` until it is 200: the workers of all nodes have met and closed a first tick.
-async fn wait_for_answers(http: SocketAddr) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + ANSWERS_WITHIN;
-    while !screen::is_healthy(http).await {
-        anyhow::ensure!(tokio::time::Instant::now() < deadline, "no answers within {} s: see the logs", ANSWERS_WITHIN.as_secs());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-fn parse_ready(line: &str) -> anyhow::Result<Addresses> {
-    let value = |key: &str| -> anyhow::Result<SocketAddr> {
-        let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-        found.and_then(|text| text.parse().ok()).with_context(|| format!("a node said {line:?}, not where it listens"))
-    };
-    Ok(Addresses { sql: value("sql")?, http: value("http")?, quic: value("quic")? })
+    Ok(Started { addresses, cluster, agent, fleet })
 }
 
 /// `60s`, `5min`, `1h`, `500ms`, or plain seconds.
@@ -216,7 +178,6 @@ fn progress(what: &str) {
 }
 
 const FLEET_SEED: u64 = 42;
-const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -229,12 +190,5 @@ mod tests {
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
         assert!(parse_duration("soon").is_err());
         assert!(parse_duration("5 parsecs").unwrap_err().contains("parsecs"));
-    }
-
-    #[test]
-    fn a_node_tells_where_it_listens() {
-        let line = "ready sql=127.0.0.1:7432 http=127.0.0.1:7480 quic=127.0.0.1:7443";
-        assert_eq!(parse_ready(line).unwrap().http.port(), 7480);
-        assert!(parse_ready("ready").is_err());
     }
 }

@@ -2,14 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use weir_config::DemoConfig;
+use weir_loadtest::local::Addresses;
 
-use super::Addresses;
 use crate::sql::{self, Table};
 
 /// Shows a screen a second until it is dropped. Fails only when standard output is gone.
@@ -141,18 +138,6 @@ impl View {
         });
         format!("{line}\n")
     }
-}
-
-/// True when `/healthz` answers 200.
-pub(super) async fn is_healthy(http: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(http).await.ok()?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n").await.ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok()?;
-        Some(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    tokio::time::timeout(Duration::from_secs(2), ask).await.ok().flatten().unwrap_or(false)
 }
 
 const REGIONS: &str = "select src_region, dst_region, open, total, failed, bytes_sent, bytes_received from region_connections \

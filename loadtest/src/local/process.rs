@@ -1,4 +1,4 @@
-//! A part of the demo as a process of its own, its log in a file.
+//! A part of a local cluster as a process of its own, its log in a file.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// A running `weir node` or `weir agent`.
-pub(super) struct Running {
+pub struct Running {
     name: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -18,13 +18,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts `weir WHAT --config CONFIG`.
-    pub(super) async fn start(what: &str, config: &Path, logs: &Path) -> anyhow::Result<Self> {
+    /// Starts `PROGRAM WHAT --config CONFIG`.
+    pub async fn start(program: &Path, what: &str, config: &Path, logs: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(logs).with_context(|| format!("could not create {}", logs.display()))?;
         let name = config.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let log = logs.join(format!("{name}.log"));
         let log_file = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
-        let program = std::env::current_exe().context("could not find this program's own file")?;
         let mut child = Command::new(program)
             .args([what, "--config"])
             .arg(config)
@@ -39,7 +38,7 @@ impl Running {
     }
 
     /// The first line it prints; an error when it ends before.
-    pub(super) async fn first_line(&mut self) -> anyhow::Result<String> {
+    pub async fn first_line(&mut self) -> anyhow::Result<String> {
         let line = tokio::time::timeout(FIRST_LINE_WITHIN, self.lines.next_line()).await;
         match line {
             Ok(Ok(Some(line))) => Ok(line),
@@ -52,8 +51,13 @@ impl Running {
         }
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Asks it to end, waits, and ends it by force when it does not.
-    pub(super) async fn stop(mut self) {
+    pub async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
             let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).stderr(Stdio::null()).status().await;
         }

@@ -1,4 +1,4 @@
-//! What a demo needs before anything runs: certificates, free ports, config files.
+//! What a local cluster needs before anything runs: certificates, free ports, config files.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -9,25 +9,25 @@ use weir_config::DemoConfig;
 use weir_schema::Name;
 use weir_transport::ca;
 
-/// The demo's one tenant.
-pub(super) const TENANT: &str = "demo";
+/// The one tenant of a local cluster.
+pub const TENANT: &str = "demo";
 /// The region of this real host, beside the fleet's six.
 const REGION: &str = "local";
 
-/// Files of a demo.
-pub(super) struct Setup {
+/// Files of a local cluster.
+pub struct Setup {
     dir: PathBuf,
     /// The certificate authority's directory.
-    pub(super) authority: PathBuf,
+    pub authority: PathBuf,
     /// One config per node.
-    pub(super) node_configs: Vec<PathBuf>,
+    pub node_configs: Vec<PathBuf>,
     /// Ports that were taken, in words.
-    pub(super) taken: Vec<String>,
+    pub taken: Vec<String>,
 }
 
 impl Setup {
     /// Writes certificates and node configs below `dir`.
-    pub(super) fn write(config: &DemoConfig, dir: &Path) -> anyhow::Result<Self> {
+    pub fn write(config: &DemoConfig, dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("could not create {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("could not use {}", dir.display()))?;
         let mut setup = Self { authority: dir.join("ca"), dir, node_configs: Vec::new(), taken: Vec::new() };
@@ -41,6 +41,11 @@ impl Setup {
             setup.node_configs.push(path);
         }
         Ok(setup)
+    }
+
+    /// Where the processes' logs go.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
     }
 
     fn write_node_config(&mut self, config: &DemoConfig, index: usize, mesh: &[SocketAddr]) -> anyhow::Result<PathBuf> {
@@ -58,7 +63,7 @@ impl Setup {
             ),
             _ => (any, any, any),
         };
-        let mut text = format!("# Written by `weir demo`.\nid = {id:?}\n");
+        let mut text = format!("# Written for a local cluster.\nid = {id:?}\n");
         writeln!(text, "data_dir = {:?}\nshared_dir = {:?}", self.dir.join(&id), self.dir.join("shared"))?;
         writeln!(text, "workers = {}", config.workers)?;
         writeln!(text, "[listen]\nquic = \"{quic}\"\nsql = \"{sql}\"\nhttp = \"{http}\"\nmesh = \"{}\"", mesh[index])?;
@@ -80,9 +85,9 @@ impl Setup {
     }
 
     /// Writes the config of this host's agent, which knows all nodes.
-    pub(super) fn write_agent_config(&self, config: &DemoConfig, nodes: &[SocketAddr]) -> anyhow::Result<PathBuf> {
+    pub fn write_agent_config(&self, config: &DemoConfig, nodes: &[SocketAddr]) -> anyhow::Result<PathBuf> {
         let nodes: Vec<String> = nodes.iter().map(|address| format!("{:?}", address.to_string())).collect();
-        let mut text = format!("# Written by `weir demo`.\nnodes = [{}]\ncloud = \"onprem\"\n", nodes.join(", "));
+        let mut text = format!("# Written for a local cluster.\nnodes = [{}]\ncloud = \"onprem\"\n", nodes.join(", "));
         writeln!(text, "data_dir = {:?}", self.dir.join("agent"))?;
         write_tls(&mut text, &self.dir.join("certs").join("agent"))?;
         writeln!(text, "[collector]\nebpf = {}", config.ebpf)?;
@@ -136,8 +141,8 @@ fn host_name() -> String {
     if plain.is_empty() { "this-host".to_owned() } else { plain }
 }
 
-/// True when the effective user may load eBPF as root.
-pub(super) fn is_root() -> bool {
+/// True when the effective user is root.
+pub fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     uids.and_then(|uids| uids.split_whitespace().nth(1)).is_some_and(|effective| effective == "0")

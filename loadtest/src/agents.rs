@@ -1,0 +1,89 @@
+//! Simulated agents: each has a certificate of its own, batches as a real agent does, and speaks the real transport.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+use weir_config::{BatchLimits, ClientTls, HostPort};
+use weir_edge::batch::Batcher;
+use weir_schema::{Epoch, Event, Host, Name};
+use weir_transport::{Client, ClientConfig, ca};
+
+/// Where agents send, and who they are.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// QUIC addresses of the nodes. Agents start with different ones, and know all.
+    pub nodes: Vec<SocketAddr>,
+    /// Directory of the certificate authority that the nodes trust.
+    pub authority: PathBuf,
+    /// Tenant of all agents.
+    pub tenant: String,
+}
+
+/// One simulated agent.
+pub struct SimAgent {
+    client: Client,
+    batcher: Batcher,
+}
+
+impl SimAgent {
+    /// Issues a certificate, and starts a session with the nodes, beginning with number `first_node`.
+    pub fn start(target: &Target, region: &str, host: Arc<Host>, epoch: Epoch, first_node: usize) -> anyhow::Result<Self> {
+        let name = agent_name(&host.host);
+        let dir = target.authority.join("simulated").join(&name);
+        if !dir.join("cert.pem").exists() {
+            let issued = ca::issue_agent(&target.authority, &Name::new(&target.tenant)?, &Name::new(region)?, &Name::new(&name)?, &dir);
+            issued.with_context(|| format!("no certificate for the simulated agent {name}"))?;
+        }
+        let mut nodes = target.nodes.clone();
+        let turns = first_node % nodes.len().max(1);
+        nodes.rotate_left(turns);
+        let nodes = nodes.iter().map(|node| HostPort::from(*node)).collect();
+        let tls = ClientTls { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") };
+        let config = ClientConfig { memory_bytes_max: UNACKED_BYTES_MAX, ..ClientConfig::new(nodes, "localhost".to_owned(), tls) };
+        let client = Client::start(config, epoch)?;
+        Ok(Self { client, batcher: Batcher::new(host, epoch, BATCH) })
+    }
+
+    /// Takes one event; sends what is full. Waits while the session has no room.
+    pub async fn tell(&mut self, event: &Event, now: Instant) -> anyhow::Result<()> {
+        for frame in self.batcher.push(event, now)? {
+            self.client.send(frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is old enough.
+    pub async fn due(&mut self, now: Instant) -> anyhow::Result<()> {
+        for frame in self.batcher.due(now)? {
+            self.client.send(frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is left and waits until all is acknowledged. False when it was not in time.
+    pub async fn finish(mut self, within: Duration) -> anyhow::Result<bool> {
+        for frame in self.batcher.finish()? {
+            self.client.send(frame).await?;
+        }
+        Ok(self.client.flush(within).await)
+    }
+}
+
+/// A host name in the characters that identities allow.
+fn agent_name(host: &str) -> String {
+    let plain: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).take(120).collect();
+    if plain.is_empty() { "unnamed".to_owned() } else { plain }
+}
+
+/// An epoch as agents draw it: random per start.
+pub fn random_epoch() -> Epoch {
+    use std::hash::{BuildHasher as _, RandomState};
+    Epoch(RandomState::new().hash_one(std::process::id()))
+}
+
+const UNACKED_BYTES_MAX: u64 = 8 << 20;
+const BATCH: BatchLimits = BatchLimits { events_max: 1_000, bytes_max: 262_144, age_ms_max: 100 };
