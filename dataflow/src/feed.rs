@@ -35,7 +35,7 @@ pub struct Tick {
 }
 
 /// One record of a node's log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Arrived {
     /// The log's index in the chain.
     pub log: u32,

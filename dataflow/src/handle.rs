@@ -6,7 +6,7 @@
 //! A peek is answered at ONE tick, at most the closed tick of every worker of the mesh, for all its reads: first any number of
 //! `Rows` per read (none for an empty relation), then one `Done`; or `Failed` instead, at any point. Rows before a `Failed` are void.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;

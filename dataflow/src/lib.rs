@@ -1,8 +1,30 @@
 //! Keeps every answer up to date: plans to timely and differential operators.
+//!
+//! A feed of chained ticks goes in (`feed.rs`); workers (`worker.rs`) decode it (`source/`), join connections (`connections/`),
+//! keep the standing views (`views/`, rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
+//! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh).
+//!
+//! Promise: an answer at a closed tick is a function of the chain up to that tick, whatever the number of workers.
+//! Nothing here reads a clock or awaits.
 
 #![forbid(unsafe_code)]
 
+mod ask;
+mod delta;
+mod feed;
 pub mod handle;
+mod install;
+mod mesh;
+mod output;
+mod peek;
+mod relations;
+mod run;
+mod server;
 mod settings;
+mod views;
+mod worker;
 
+pub use feed::{Arrived, Feed, FeedStep, Tick};
+pub use relations::{RelationInfo, relation, relations};
+pub use run::{EngineOptions, Error, run};
 pub use settings::{Command, ViewSettings};

@@ -1,0 +1,275 @@
+//! What a standing relation is, at every tick that can still be asked for: a worker's share of its rows.
+//!
+//! A base holds the rows at tick `since`; changes of later ticks wait beside it, each under its tick. So a read at any tick from
+//! `since` to the newest closed one is exact, and costs one walk. Rows are arrow-row bytes of the outside types: plain text.
+//!
+//! A plan's changes to one row all arise on one worker (its last keyed operator decides which), so nothing is exchanged here.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::probe::{Handle as Probe, Probe as _};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::delta::DeltaBatch;
+use crate::handle::{Digest, Held};
+use crate::relations::RelationInfo;
+
+type Bytes = Box<[u8]>;
+type Counts<K> = HashMap<K, i64, foldhash::fast::FixedState>;
+
+/// A worker's share of one standing relation.
+#[derive(Debug)]
+pub(crate) struct Output {
+    name: &'static str,
+    schema: SchemaRef,
+    converter: RowConverter,
+    since: u64,
+    base: Counts<Bytes>,
+    base_bytes: usize,
+    changes: BTreeMap<u64, Vec<(Bytes, i64)>>,
+    errors: u64,
+    negative: u64,
+}
+
+impl Output {
+    /// An empty relation.
+    pub(crate) fn new(info: &RelationInfo) -> Result<Self, ArrowError> {
+        let fields = info.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+        Ok(Self {
+            name: info.name,
+            schema: Arc::clone(&info.schema),
+            converter: RowConverter::new(fields)?,
+            since: 0,
+            base: Counts::default(),
+            base_bytes: 0,
+            changes: BTreeMap::new(),
+            errors: 0,
+            negative: 0,
+        })
+    }
+
+    /// Takes up changes.
+    pub(crate) fn update(&mut self, delta: &DeltaBatch) {
+        let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
+        let rows = match encoded {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.errors += delta.diffs.len() as u64;
+                tracing::error!(relation = self.name, %error, "a view's rows do not fit its columns");
+                return;
+            }
+        };
+        let changes = self.changes.entry(delta.tick).or_default();
+        for (row, diff) in rows.iter().zip(&delta.diffs) {
+            if *diff != 0 {
+                changes.push((row.as_ref().into(), *diff));
+            }
+        }
+    }
+
+    /// Forgets the difference between ticks up to `since`: from now on reads are at `since` or later.
+    pub(crate) fn compact(&mut self, since: u64) {
+        let since = since.max(self.since);
+        let later = self.changes.split_off(&since.saturating_add(1));
+        for (row, diff) in std::mem::replace(&mut self.changes, later).into_values().flatten() {
+            match self.base.entry(row) {
+                Entry::Occupied(mut held) if *held.get() + diff != 0 => *held.get_mut() += diff,
+                Entry::Occupied(held) => self.base_bytes -= held.remove_entry().0.len(),
+                Entry::Vacant(place) => {
+                    self.base_bytes += place.key().len();
+                    place.insert(diff);
+                }
+            }
+        }
+        self.since = since;
+    }
+
+    /// The oldest tick that can be read.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Walks the rows at `tick` with how often each is there. Rows with a negative count are an error of ours: skipped, counted.
+    pub(crate) fn at(&mut self, tick: u64, mut each: impl FnMut(&[u8], u64)) {
+        let mut changed: Counts<&[u8]> = Counts::default();
+        for (row, diff) in self.changes.range(..=tick).flat_map(|(_, changes)| changes) {
+            *changed.entry(row).or_default() += diff;
+        }
+        let mut negative = 0;
+        let mut show = |row: &[u8], count: i64| match count {
+            0 => {}
+            1.. => each(row, count.unsigned_abs()),
+            _ => negative += 1,
+        };
+        for (row, count) in &self.base {
+            let change = if changed.is_empty() { 0 } else { changed.remove(row.as_ref()).unwrap_or(0) };
+            show(row, count + change);
+        }
+        for (row, count) in changed {
+            show(row, count);
+        }
+        if negative > 0 {
+            tracing::error!(relation = self.name, rows = negative, tick, "rows with a negative count");
+        }
+        self.negative = self.negative.max(negative);
+    }
+
+    /// Decodes rows into a batch of the given columns.
+    pub(crate) fn decode(&self, rows: &[Bytes], columns: &[usize]) -> Result<RecordBatch, ArrowError> {
+        let parser = self.converter.parser();
+        let arrays = self.converter.convert_rows(rows.iter().map(|row| parser.parse(row)))?;
+        project(&arrays, &self.schema, columns, rows.len())
+    }
+
+    /// The order-free hash of this worker's rows: add those of all workers.
+    pub(crate) fn digest(&mut self, tick: u64) -> (u128, u64) {
+        let (mut hash, mut rows) = (0_u128, 0_u64);
+        self.at(tick, |row, count| {
+            hash = hash.wrapping_add(xxh3_128(row).wrapping_mul(u128::from(count)));
+            rows += count;
+        });
+        (hash, rows)
+    }
+
+    /// What is in memory.
+    pub(crate) fn held(&self) -> Held {
+        let waiting = self.changes.values().flatten().map(|(row, _)| row.len()).sum::<usize>();
+        Held { relation: self.name.into(), rows: self.base.len() as u64, bytes: (self.base_bytes + waiting) as u64 }
+    }
+
+    /// Rows that could not be encoded, and rows whose count was negative when read.
+    pub(crate) fn faults(&self) -> u64 {
+        self.errors + self.negative
+    }
+}
+
+/// Puts a plan's result into an output; the probe passes a tick when the output has all of it.
+pub(crate) fn attach<'s>(stream: Stream<'s, u64, Vec<DeltaBatch>>, output: &Rc<RefCell<Output>>, probe: &Probe<u64>) {
+    let output = Rc::clone(output);
+    stream
+        .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Output", move |_, _| {
+            move |input, _| {
+                input.for_each_stamp(|_, batches| {
+                    for delta in batches.flat_map(|batch| batch.drain(..)) {
+                        output.borrow_mut().update(&delta);
+                    }
+                });
+            }
+        })
+        .probe_with(probe);
+}
+
+/// The rows with every column in its outside type.
+pub(crate) fn outside(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if rows.num_columns() != schema.fields().len() {
+        let (have, want) = (rows.num_columns(), schema.fields().len());
+        return Err(ArrowError::SchemaError(format!("{have} columns where {want} are declared")));
+    }
+    project(rows.columns(), schema, &(0..rows.num_columns()).collect::<Vec<_>>(), rows.num_rows())
+}
+
+/// Picks columns by place, each in its outside type.
+pub(crate) fn project(
+    arrays: &[ArrayRef],
+    schema: &SchemaRef,
+    columns: &[usize],
+    rows: usize,
+) -> Result<RecordBatch, ArrowError> {
+    let typed = columns.iter().map(|column| cast(&arrays[*column], schema.field(*column).data_type()));
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let schema = Arc::new(schema.project(columns)?);
+    RecordBatch::try_new_with_options(schema, typed.collect::<Result<_, _>>()?, &options)
+}
+
+/// Writes a digest's hash.
+pub(crate) fn digest_text(relation: &str, hash: u128, rows: u64) -> Digest {
+    Digest { relation: relation.into(), hash: format!("{hash:032x}"), rows }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+
+    use super::*;
+
+    fn output() -> Output {
+        Output::new(&RelationInfo { name: "t", schema: schema(), standing: true, sql: None }).unwrap()
+    }
+
+    fn schema() -> SchemaRef {
+        use arrow::datatypes::{DataType, Field, Schema};
+        Arc::new(Schema::new(vec![Field::new("a", DataType::Utf8, true), Field::new("n", DataType::Int64, true)]))
+    }
+
+    fn delta(tick: u64, rows: &[(&str, i64, i64)]) -> DeltaBatch {
+        let a = StringArray::from_iter_values(rows.iter().map(|row| row.0));
+        let n = Int64Array::from_iter_values(rows.iter().map(|row| row.1));
+        let rows_only = RecordBatch::try_new(schema(), vec![Arc::new(a), Arc::new(n)]).unwrap();
+        DeltaBatch { tick, rows: rows_only, diffs: rows.iter().map(|row| row.2).collect() }
+    }
+
+    fn read(output: &mut Output, tick: u64) -> Vec<(String, i64, u64)> {
+        let mut found = Vec::new();
+        output.at(tick, |row, count| found.push((Bytes::from(row), count)));
+        let mut rows: Vec<_> = found
+            .into_iter()
+            .map(|(row, count)| {
+                let batch = output.decode(&[row], &[0, 1]).unwrap();
+                let a = batch.column(0).as_any().downcast_ref::<StringArray>().unwrap().value(0).to_owned();
+                (a, batch.column(1).as_any().downcast_ref::<Int64Array>().unwrap().value(0), count)
+            })
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    #[test]
+    fn every_held_tick_is_exact() {
+        let mut output = output();
+        output.update(&delta(10, &[("x", 1, 1), ("y", 2, 2)]));
+        output.update(&delta(20, &[("x", 1, -1), ("x", 5, 1)]));
+        output.update(&delta(30, &[("y", 2, -1)]));
+        for since in [0, 10, 15] {
+            output.compact(since);
+            assert_eq!(read(&mut output, 15), [("x".into(), 1, 1), ("y".into(), 2, 2)]);
+            assert_eq!(read(&mut output, 20), [("x".into(), 5, 1), ("y".into(), 2, 2)]);
+            assert_eq!(read(&mut output, 99), [("x".into(), 5, 1), ("y".into(), 2, 1)]);
+        }
+        output.compact(99);
+        assert_eq!(read(&mut output, 99), [("x".into(), 5, 1), ("y".into(), 2, 1)]);
+        assert_eq!((output.since(), output.held().rows, output.faults()), (99, 2, 0));
+    }
+
+    #[test]
+    fn digests_add_up_over_workers_and_ignore_order() {
+        let (mut one, mut left, mut right) = (output(), output(), output());
+        one.update(&delta(1, &[("x", 1, 2), ("y", 2, 1)]));
+        left.update(&delta(1, &[("y", 2, 1), ("x", 1, 1)]));
+        right.update(&delta(1, &[("x", 1, 1)]));
+        let ((a, n), (b, m)) = (left.digest(1), right.digest(1));
+        assert_eq!(one.digest(1), (a.wrapping_add(b), n + m));
+        assert_ne!(one.digest(1), one.digest(0));
+    }
+
+    #[test]
+    fn a_negative_count_is_hidden_and_counted() {
+        let mut output = output();
+        output.update(&delta(1, &[("x", 1, -1)]));
+        assert_eq!(read(&mut output, 1), []);
+        assert_eq!(output.faults(), 1);
+    }
+}
