@@ -1,0 +1,276 @@
+//! Bytes of the ring to `RawEvent`. The layout is `bpf/records.h`, read by offset, little-endian: change both in one commit.
+//!
+//! Promise: no input panics and none reads outside its bytes. Lengths inside a record are checked against the record; text is
+//! kept as bytes where the kernel allows any byte (paths, arguments) and made UTF-8 with losses where it is a name.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, What, Who};
+
+/// Why a record is not an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The record ends inside a field.
+    #[error("a kernel record of {len} bytes ends inside a field at {at}")]
+    Short {
+        /// Bytes there are.
+        len: usize,
+        /// Where the field begins.
+        at: usize,
+    },
+    /// The record says another size than it has.
+    #[error("a kernel record of {len} bytes says that it has {said}")]
+    Size {
+        /// Bytes there are.
+        len: usize,
+        /// Bytes it says.
+        said: u32,
+    },
+    /// A kind that this agent does not know.
+    #[error("unknown kind {0} of kernel record")]
+    Kind(u32),
+    /// A field holds what no program of ours writes.
+    #[error("field {field} of a kernel record holds {value}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: u32,
+    },
+}
+
+/// One record of the ring.
+pub fn decode(bytes: &[u8]) -> Result<RawEvent, DecodeError> {
+    let record = Record { bytes };
+    let said = record.u32(4)?;
+    if said as usize != bytes.len() {
+        return Err(DecodeError::Size { len: bytes.len(), said });
+    }
+    let what = match record.u32(0)? {
+        K_EXEC => What::Exec(Box::new(exec(record)?)),
+        K_FORK => What::Fork(Fork { child_start_ns: record.u64(BODY)?, child_pid: record.u32(BODY + 8)?, child_ppid: record.u32(BODY + 12)? }),
+        K_EXIT => What::Exit(exit(record.u32(BODY)?)),
+        K_TCP => What::Tcp(Box::new(tcp(record)?)),
+        K_OPEN => What::Open(open(record)?),
+        K_CGROUP => What::Cgroup(cgroup(record)?),
+        kind => return Err(DecodeError::Kind(kind)),
+    };
+    let who = who(record)?;
+    Ok(RawEvent { boot_ns: record.u64(8)?, who: (who.pid != 0).then_some(who), what })
+}
+
+/// Rows of the task iterator: each is a head alone.
+pub(super) fn tasks(bytes: &[u8]) -> Result<Vec<Who>, DecodeError> {
+    bytes.chunks(BODY).map(|row| who(Record { bytes: row })).collect()
+}
+
+/// Rows of the socket iterator: TCP records of one size.
+pub(super) fn sockets(bytes: &[u8]) -> Result<Vec<RawEvent>, DecodeError> {
+    bytes.chunks(TCP_BYTES).map(decode).collect()
+}
+
+fn who(record: Record<'_>) -> Result<Who, DecodeError> {
+    Ok(Who {
+        start_ns: record.u64(16)?,
+        parent_start_ns: record.u64(24)?,
+        cgroup_v2: record.u64(32)?,
+        cgroup_v1: record.u64(40)?,
+        pid: record.u32(48)?,
+        tid: record.u32(52)?,
+        ppid: record.u32(56)?,
+        uid: record.u32(60)?,
+        ns_pid: record.u32(64)?,
+        mnt_ns: record.u32(68)?,
+        pid_ns: record.u32(72)?,
+        net_ns: record.u32(76)?,
+        comm: name(record.slice(80, 16)?),
+    })
+}
+
+fn exec(record: Record<'_>) -> Result<Exec, DecodeError> {
+    let flags = record.u32(BODY + 24)?;
+    let mut at = EXEC_DATA;
+    let mut part = |field: usize| -> Result<&[u8], DecodeError> {
+        let len = usize::from(record.u16(field)?);
+        at += len;
+        record.slice(at - len, len)
+    };
+    let (filename, exe, cwd, args) = (part(BODY + 28)?, part(BODY + 30)?, part(BODY + 32)?, part(BODY + 34)?);
+    Ok(Exec {
+        filename: filename.to_vec(),
+        exe: path(exe, flags & EXE_CUT != 0),
+        cwd: path(cwd, flags & CWD_CUT != 0),
+        args: arguments(args, flags & ARGS_CUT != 0),
+        args_truncated: flags & ARGS_CUT != 0,
+        exe_truncated: flags & EXE_CUT != 0,
+        cwd_truncated: flags & CWD_CUT != 0,
+        exe_unlinked: flags & (EXE_UNLINKED | EXE_BARE) != 0,
+        capabilities: record.u64(BODY)?,
+        euid: record.u32(BODY + 8)?,
+        gid: record.u32(BODY + 12)?,
+        login_uid: Some(record.u32(BODY + 16)?).filter(|uid| flags & HAS_LOGIN_UID != 0 && *uid != u32::MAX),
+        session_id: record.u32(BODY + 20)?,
+        tty: name(record.slice(BODY + 40, 16)?),
+    })
+}
+
+/// argv lies as the kernel keeps it: every argument ends with a NUL, so an empty one is a NUL alone.
+fn arguments(bytes: &[u8], truncated: bool) -> Vec<Vec<u8>> {
+    let mut args: Vec<Vec<u8>> = bytes.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
+    if !truncated || bytes.last() == Some(&0) || bytes.is_empty() {
+        args.pop();
+    }
+    args
+}
+
+fn exit(code: u32) -> Exit {
+    Exit { code: (code >> 8) as u8, signal: (code & 0x7f) as u8, core_dumped: code & 0x80 != 0 }
+}
+
+fn tcp(record: Record<'_>) -> Result<Tcp, DecodeError> {
+    let op = match record.u32(BODY + 96)? {
+        1 => TcpOp::Connect,
+        2 => TcpOp::Fail,
+        3 => TcpOp::Accept,
+        4 => TcpOp::Close,
+        5 => TcpOp::Listen,
+        6 => TcpOp::Seen,
+        value => return Err(DecodeError::Field { field: "op", value }),
+    };
+    let role = match record.u8(BODY + 34)? {
+        0 => None,
+        1 => Some(Role::Client),
+        2 => Some(Role::Server),
+        3 => Some(Role::Listener),
+        value => return Err(DecodeError::Field { field: "role", value: value.into() }),
+    };
+    let flags = record.u8(BODY + 35)?;
+    let isns = flags & HAS_ISNS != 0;
+    let family = record.u16(BODY + 28)?;
+    Ok(Tcp {
+        op,
+        role,
+        local: (address(family, record.slice(BODY + 36, 16)?)?, record.u16(BODY + 30)?),
+        peer: (address(family, record.slice(BODY + 52, 16)?)?, record.u16(BODY + 32)?),
+        cookie: Some(record.u64(BODY)?).filter(|c| *c != 0),
+        net_ns: record.u32(BODY + 24)?,
+        isn_local: Some(record.u32(BODY + 16)?).filter(|_| isns),
+        isn_peer: Some(record.u32(BODY + 20)?).filter(|_| isns),
+        opened_ns: Some(record.u64(BODY + 8)?).filter(|t| *t != 0),
+        bytes_sent: record.u64(BODY + 72)?,
+        bytes_received: record.u64(BODY + 80)?,
+        inode: Some(record.u64(BODY + 88)?).filter(|i| *i != 0),
+        errno: Some(record.u32(BODY + 100)?).filter(|e| *e != 0),
+        srtt_us: record.u32(BODY + 104)?,
+        retransmits: record.u32(BODY + 108)?,
+        unaccepted: op == TcpOp::Close && role == Some(Role::Server) && flags & ACCEPTED == 0,
+    })
+}
+
+fn address(family: u16, bytes: &[u8]) -> Result<IpAddr, DecodeError> {
+    let mut six = [0; 16];
+    six.copy_from_slice(bytes);
+    match family {
+        AF_INET => Ok(Ipv4Addr::new(six[0], six[1], six[2], six[3]).into()),
+        AF_INET6 => Ok(IpAddr::from(Ipv6Addr::from(six)).to_canonical()),
+        value => Err(DecodeError::Field { field: "family", value: value.into() }),
+    }
+}
+
+fn open(record: Record<'_>) -> Result<Open, DecodeError> {
+    let cut = record.u32(BODY + 16)? & 1 != 0;
+    let len = record.u32(BODY + 20)? as usize;
+    Ok(Open {
+        inode: record.u64(BODY)?,
+        flags: record.u32(BODY + 8)?,
+        mode: record.u32(BODY + 12)?,
+        truncated: cut,
+        path: path(record.slice(OPEN_PATH, len)?, cut),
+    })
+}
+
+fn cgroup(record: Record<'_>) -> Result<Cgroup, DecodeError> {
+    let op = match record.u32(BODY + 16)? {
+        1 => CgroupOp::Mkdir,
+        2 => CgroupOp::Rmdir,
+        3 => CgroupOp::Attach,
+        value => return Err(DecodeError::Field { field: "op", value }),
+    };
+    let task = (record.u32(BODY + 24)?, record.u64(BODY + 8)?);
+    let len = record.u32(BODY + 28)? as usize;
+    Ok(Cgroup {
+        op,
+        id: record.u64(BODY)?,
+        hierarchy: record.u32(BODY + 20)?,
+        path: record.slice(CGROUP_PATH, len)?.to_vec(),
+        truncated: record.u32(BODY + 32)? != 0,
+        task: (op == CgroupOp::Attach).then_some(task),
+    })
+}
+
+/// A path whose front is missing says so to a reader as well.
+fn path(bytes: &[u8], cut: bool) -> Vec<u8> {
+    if cut { [b"...", bytes].concat() } else { bytes.to_vec() }
+}
+
+fn name(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
+}
+
+#[derive(Clone, Copy)]
+struct Record<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    fn slice(self, at: usize, len: usize) -> Result<&'a [u8], DecodeError> {
+        let short = DecodeError::Short { len: self.bytes.len(), at };
+        self.bytes.get(at..at.checked_add(len).ok_or(short)?).ok_or(short)
+    }
+
+    fn array<const N: usize>(self, at: usize) -> Result<[u8; N], DecodeError> {
+        let short = DecodeError::Short { len: self.bytes.len(), at };
+        self.bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(short)
+    }
+
+    fn u8(self, at: usize) -> Result<u8, DecodeError> {
+        self.array::<1>(at).map(|b| b[0])
+    }
+
+    fn u16(self, at: usize) -> Result<u16, DecodeError> {
+        self.array(at).map(u16::from_le_bytes)
+    }
+
+    fn u32(self, at: usize) -> Result<u32, DecodeError> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    fn u64(self, at: usize) -> Result<u64, DecodeError> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+}
+
+pub(super) const K_EXEC: u32 = 1;
+pub(super) const K_FORK: u32 = 2;
+pub(super) const K_EXIT: u32 = 3;
+pub(super) const K_TCP: u32 = 4;
+pub(super) const K_OPEN: u32 = 5;
+pub(super) const K_CGROUP: u32 = 6;
+
+/// Where a record's own fields begin: after `struct head`.
+const BODY: usize = 96;
+const EXEC_DATA: usize = BODY + 56;
+const TCP_BYTES: usize = BODY + 112;
+const OPEN_PATH: usize = BODY + 24;
+const CGROUP_PATH: usize = BODY + 40;
+
+const EXE_UNLINKED: u32 = 1;
+const ARGS_CUT: u32 = 2;
+const EXE_CUT: u32 = 4;
+const CWD_CUT: u32 = 8;
+const EXE_BARE: u32 = 16;
+const HAS_LOGIN_UID: u32 = 32;
+const HAS_ISNS: u8 = 1;
+const ACCEPTED: u8 = 2;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;

@@ -1,0 +1,368 @@
+//! Loads the committed object, attaches what the kernel allows, and says what it does not.
+//!
+//! Attaching is soft: a hook that is refused is a line in the `Report`, the others go on. Only when nothing can work (no BTF, no
+//! permission) is the answer `Unavailable`, and the agent falls back to procfs. The host is not changed: nothing is mounted where
+//! others see it, nothing is pinned, and dropping the `Probe` detaches everything.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::Program;
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::decode::{self, DecodeError};
+use super::raw::{RawEvent, Who};
+use super::ring::{Dropped, Ring};
+use super::tracefs::Tracefs;
+
+/// What to attach and how much memory it may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Which groups of hooks.
+    pub hooks: HookSet,
+    /// Which file opens leave the kernel.
+    pub open: OpenPolicy,
+    /// Size of the ring, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Sockets whose owner and sequence numbers are kept (about 250 bytes of kernel memory each, taken at load). Of more, the
+    /// longest unused are forgotten: their close comes without owner.
+    pub sockets_max: u32,
+    /// File opens of this process are left out: the agent's own, which would feed themselves.
+    pub skip_pid: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            hooks: HookSet { exec: true, network: true, file: true, cgroup: true },
+            open: OpenPolicy::default(),
+            ring_bytes: 8 << 20,
+            sockets_max: 65_536,
+            skip_pid: Some(std::process::id()),
+        }
+    }
+}
+
+/// Groups of hooks that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookSet {
+    /// exec, fork, exit.
+    pub exec: bool,
+    /// TCP.
+    pub network: bool,
+    /// File opens.
+    pub file: bool,
+    /// Cgroup mkdir, rmdir, attach.
+    pub cgroup: bool,
+}
+
+/// Which file opens leave the kernel: those that match any of these. Regular files and directories only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpenPolicy {
+    /// Every open for writing.
+    pub writes: bool,
+    /// Opens of any mode of paths (as the kernel resolved them) that begin with one of these bytes. At most 64 of at most 64 bytes.
+    pub prefixes: Vec<String>,
+    /// The same process opening the same file in the same direction again within this time is left out. 0: nothing is left out.
+    pub repeat_ms: u64,
+}
+
+/// What became of each hook.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// One per hook, in the order they are tried.
+    pub hooks: Vec<HookState>,
+}
+
+/// What became of one hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookState {
+    /// Kernel's name of it, such as `sched_process_exec`.
+    pub name: &'static str,
+    /// It delivers.
+    pub attached: bool,
+    /// Why not, and the cure where there is one.
+    pub why: Option<String>,
+}
+
+impl Report {
+    /// True when the hook delivers.
+    pub fn attached(&self, name: &str) -> bool {
+        self.hooks.iter().any(|h| h.name == name && h.attached)
+    }
+}
+
+/// eBPF cannot work here at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// The kernel tells no types.
+    #[error("the kernel has no BTF at /sys/kernel/btf/vmlinux ({0}); it needs CONFIG_DEBUG_INFO_BTF, as distributions since 2021 have")]
+    NoBtf(String),
+    /// Maps or programs were refused.
+    #[error("the kernel refused the programs ({0}); run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")]
+    Refused(String),
+    /// The options cannot be met.
+    #[error("{0}")]
+    Options(String),
+}
+
+/// An iterator or a counter could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The kernel refused.
+    #[error("could not read {what}: {why}")]
+    Refused {
+        /// What was read.
+        what: &'static str,
+        /// What the kernel said.
+        why: String,
+    },
+    /// It answered what is no record.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// The programs, attached. Dropping it detaches them.
+pub struct Probe {
+    ebpf: Ebpf,
+    /// Perf events of the syscall tracepoints: closing them detaches.
+    tracepoints: Vec<OwnedFd>,
+    iterators: Vec<&'static str>,
+    ring: Ring,
+}
+
+impl Probe {
+    /// Loads and attaches. Must be called inside a tokio runtime (the ring is a readiness source).
+    pub fn load(options: &Options) -> Result<(Self, Report), Unavailable> {
+        check(options)?;
+        // 46 MB of types, needed only while loading.
+        let btf = Btf::from_sys_fs().map_err(|e| Unavailable::NoBtf(chain(&e)))?;
+        let mut ebpf = object(options, &btf)?;
+        let ring = ring(&mut ebpf)?;
+        prefixes(&mut ebpf, &options.open)?;
+
+        let mut probe = Self { ebpf, tracepoints: Vec::new(), iterators: Vec::new(), ring };
+        let mut report = Report::default();
+        let tracefs = Tracefs::open();
+        for hook in HOOKS.iter().filter(|hook| wanted(hook, options)) {
+            let why = probe.attach(hook, &btf, &tracefs).err();
+            report.hooks.push(HookState { name: hook.name, attached: why.is_none(), why });
+        }
+        if report.hooks.iter().all(|hook| !hook.attached) {
+            let why = report.hooks.first().and_then(|hook| hook.why.clone());
+            return Err(Unavailable::Refused(why.unwrap_or_else(|| "no hook is switched on".to_owned())));
+        }
+        Ok((probe, report))
+    }
+
+    /// The ring to wait on and to drain.
+    pub fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// Every process there is now, with exact start times.
+    pub fn tasks(&mut self) -> Result<Vec<Who>, ReadError> {
+        Ok(decode::tasks(&self.iterate("it_task")?)?)
+    }
+
+    /// Every TCP connection and listener of the agent's network namespace, with owners, as `TcpOp::Seen`. Their later `Close`
+    /// then carries owner, role and sequence numbers although they are older than the agent.
+    pub fn sockets(&mut self) -> Result<Vec<RawEvent>, ReadError> {
+        self.iterate("it_tcp")?;
+        self.iterate("it_file")?;
+        Ok(decode::sockets(&self.iterate("it_tcp")?)?)
+    }
+
+    /// Calls that the kernel skipped because another program of ours was interrupted on that cpu, and calls and nanoseconds where
+    /// `kernel.bpf_stats_enabled` is 1: one row per program.
+    pub fn programs(&self) -> Vec<ProgramStats> {
+        self.ebpf.programs().filter_map(|(name, program)| stats(name, program)).collect()
+    }
+
+    /// Detaches, hands out what is still on the ring, then counts what was dropped: after this nothing can come any more.
+    pub fn finish(self, sink: impl FnMut(Result<RawEvent, DecodeError>)) -> Result<Dropped, ReadError> {
+        let Self { ebpf, tracepoints, mut ring, .. } = self;
+        let skipped = ebpf.programs().filter_map(|(name, program)| stats(name, program)).map(|s| s.skipped).sum();
+        drop(tracepoints);
+        drop(ebpf);
+        ring.drain(usize::MAX, sink);
+        ring.dropped().map(|dropped| Dropped { skipped, ..dropped })
+    }
+
+    fn attach(&mut self, hook: &Hook, btf: &Btf, tracefs: &std::io::Result<Tracefs>) -> Result<(), String> {
+        let program = self.ebpf.program_mut(hook.program).expect("the object holds every program of HOOKS: a test compares them");
+        match program {
+            Program::BtfTracePoint(p) => {
+                p.load(hook.name, btf).map_err(|e| chain(&e))?;
+                p.attach().map_err(|e| chain(&e))?;
+            }
+            Program::TracePoint(p) => {
+                let tracefs = tracefs.as_ref().map_err(|e| format!("tracefs: {e}; mount -t tracefs tracefs /sys/kernel/tracing"))?;
+                p.load().map_err(|e| chain(&e))?;
+                let program = p.fd().map_err(|e| chain(&e))?;
+                let event = tracefs.attach(hook.name, program.as_fd()).map_err(|e| format!("tracepoint {}: {e}", hook.name))?;
+                self.tracepoints.push(event);
+            }
+            Program::Iter(p) => {
+                let target = hook.name.trim_start_matches("iter/");
+                p.load(target, btf).map_err(|e| chain(&e))?;
+                self.iterators.push(hook.program);
+            }
+            _ => return Err("not a kind of program that we attach".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn iterate(&mut self, program: &'static str) -> Result<Vec<u8>, ReadError> {
+        let refused = |why: String| ReadError::Refused { what: program, why };
+        if !self.iterators.contains(&program) {
+            return Err(refused("it was not loaded".to_owned()));
+        }
+        let Some(Program::Iter(iterator)) = self.ebpf.program_mut(program) else {
+            return Err(refused("it is no iterator".to_owned()));
+        };
+        let link = iterator.attach().and_then(|link| iterator.take_link(link)).map_err(|e| refused(chain(&e)))?;
+        let mut rows = Vec::new();
+        link.into_file()
+            .map_err(|e| refused(chain(&e)))?
+            .read_to_end(&mut rows)
+            .map_err(|e| refused(e.to_string()))?;
+        Ok(rows)
+    }
+}
+
+/// What the kernel counts per program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Name in `edge.bpf.c`.
+    pub program: String,
+    /// Calls, when the kernel counts them.
+    pub calls: u64,
+    /// Nanoseconds in those calls.
+    pub ns: u64,
+    /// Calls that did not happen because one of our programs was already running on that cpu.
+    pub skipped: u64,
+}
+
+fn stats(name: &str, program: &Program) -> Option<ProgramStats> {
+    use std::os::fd::AsRawFd;
+    let fd = program.fd().ok()?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
+    let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
+    Some(ProgramStats { program: name.to_owned(), calls: field("run_cnt:"), ns: field("run_time_ns:"), skipped: field("recursion_misses:") })
+}
+
+fn check(options: &Options) -> Result<(), Unavailable> {
+    if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
+        return Err(Unavailable::Options(format!("ring_bytes is {}; a power of two from 4096 is needed", options.ring_bytes)));
+    }
+    if options.open.prefixes.len() > PREFIXES_MAX || options.open.prefixes.iter().any(|p| p.is_empty() || p.len() > PREFIX_BYTES) {
+        return Err(Unavailable::Options(format!("at most {PREFIXES_MAX} open prefixes of 1 to {PREFIX_BYTES} bytes fit the kernel filter")));
+    }
+    Ok(())
+}
+
+fn wanted(hook: &Hook, options: &Options) -> bool {
+    match hook.group {
+        Group::Exec => options.hooks.exec,
+        Group::Network => options.hooks.network,
+        Group::File => options.hooks.file && (options.open.writes || !options.open.prefixes.is_empty()),
+        Group::Cgroup => options.hooks.cgroup,
+        Group::Always => true,
+    }
+}
+
+fn object(options: &Options, btf: &Btf) -> Result<Ebpf, Unavailable> {
+    let skip = options.skip_pid.unwrap_or(0);
+    let writes = u32::from(options.open.writes);
+    let repeat_ns = options.open.repeat_ms.saturating_mul(1_000_000);
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("SELF", &skip, true)
+        .override_global("OPEN_WRITES", &writes, true)
+        .override_global("OPEN_REPEAT_NS", &repeat_ns, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("SOCKETS", options.sockets_max)
+        .load(OBJECT)
+        .map_err(|e| Unavailable::Refused(chain(&e)))
+}
+
+fn ring(ebpf: &mut Ebpf) -> Result<Ring, Unavailable> {
+    let refused = |e: &dyn std::error::Error| Unavailable::Refused(chain(e));
+    let events = ebpf.take_map("EVENTS").expect("declared in edge.bpf.c");
+    let drops = ebpf.take_map("DROPS").expect("declared in edge.bpf.c");
+    let events: RingBuf<MapData> = RingBuf::try_from(events).map_err(|e| refused(&e))?;
+    let drops: PerCpuArray<MapData, u64> = PerCpuArray::try_from(drops).map_err(|e| refused(&e))?;
+    Ring::new(events, drops).map_err(|e| refused(&e))
+}
+
+fn prefixes(ebpf: &mut Ebpf, policy: &OpenPolicy) -> Result<(), Unavailable> {
+    let map = ebpf.map_mut("OPEN_PREFIXES").expect("declared in edge.bpf.c");
+    let mut trie: LpmTrie<_, [u8; PREFIX_BYTES], u32> = LpmTrie::try_from(map).map_err(|e| Unavailable::Refused(chain(&e)))?;
+    for prefix in &policy.prefixes {
+        let mut bytes = [0; PREFIX_BYTES];
+        bytes[..prefix.len()].copy_from_slice(prefix.as_bytes());
+        let key = Key::new(prefix.len() as u32 * 8, bytes);
+        trie.insert(&key, 1, 0).map_err(|e| Unavailable::Refused(chain(&e)))?;
+    }
+    Ok(())
+}
+
+/// An error with its causes, but for the verifier's log, which is pages long.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(300).collect()
+}
+
+enum Group {
+    Exec,
+    Network,
+    File,
+    Cgroup,
+    Always,
+}
+
+struct Hook {
+    program: &'static str,
+    name: &'static str,
+    group: Group,
+}
+
+const fn hook(program: &'static str, name: &'static str, group: Group) -> Hook {
+    Hook { program, name, group }
+}
+
+/// Every program of the object. The state of sockets is hooked first: a connect must find its owner kept.
+const HOOKS: &[Hook] = &[
+    hook("on_state", "inet_sock_set_state", Group::Network),
+    hook("x_accept", "sys_exit_accept", Group::Network),
+    hook("x_accept4", "sys_exit_accept4", Group::Network),
+    hook("e_connect", "sys_enter_connect", Group::Network),
+    hook("x_connect", "sys_exit_connect", Group::Network),
+    hook("on_exec", "sched_process_exec", Group::Exec),
+    hook("on_fork", "sched_process_fork", Group::Exec),
+    hook("on_exit", "sched_process_exit", Group::Exec),
+    hook("on_cgroup_mkdir", "cgroup_mkdir", Group::Cgroup),
+    hook("on_cgroup_rmdir", "cgroup_rmdir", Group::Cgroup),
+    hook("on_cgroup_attach", "cgroup_attach_task", Group::Cgroup),
+    hook("x_openat", "sys_exit_openat", Group::File),
+    hook("x_openat2", "sys_exit_openat2", Group::File),
+    hook("x_open", "sys_exit_open", Group::File),
+    hook("it_task", "iter/task", Group::Always),
+    hook("it_tcp", "iter/tcp", Group::Network),
+    hook("it_file", "iter/task_file", Group::Network),
+];
+
+const PREFIXES_MAX: usize = 64;
+const PREFIX_BYTES: usize = 64;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
