@@ -336,7 +336,7 @@ fn the_task_iterator_knows_this_process() -> Result<(), Skip> {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
     let ticks = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).and_then(|t| t.parse().ok());
     assert_eq!(Some(me.start_ticks()), ticks);
-    assert!(tasks.iter().any(|who| who.pid == 1));
+    assert!(tasks.iter().any(|who| who.pid == me.ppid && who.start_ns == me.parent_start_ns), "and its parent");
     Ok(())
 }
 

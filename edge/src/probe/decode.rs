@@ -100,7 +100,7 @@ fn exec(record: Record<'_>) -> Result<Exec, DecodeError> {
         filename: filename.to_vec(),
         exe: path(exe, flags & EXE_CUT != 0),
         cwd: path(cwd, flags & CWD_CUT != 0),
-        args: arguments(args, flags & ARGS_CUT != 0),
+        args: arguments(args),
         args_truncated: flags & ARGS_CUT != 0,
         exe_truncated: flags & EXE_CUT != 0,
         cwd_truncated: flags & CWD_CUT != 0,
@@ -114,10 +114,10 @@ fn exec(record: Record<'_>) -> Result<Exec, DecodeError> {
     })
 }
 
-/// argv lies as the kernel keeps it: every argument ends with a NUL, so an empty one is a NUL alone.
-fn arguments(bytes: &[u8], truncated: bool) -> Vec<Vec<u8>> {
+/// argv lies as the kernel keeps it: every argument ends with a NUL, an empty one is a NUL alone, a cut one has none.
+fn arguments(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut args: Vec<Vec<u8>> = bytes.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
-    if !truncated || bytes.last() == Some(&0) || bytes.is_empty() {
+    if bytes.last().is_none_or(|b| *b == 0) {
         args.pop();
     }
     args
@@ -274,3 +274,110 @@ const HAS_ISNS: u8 = 1;
 const ACCEPTED: u8 = 2;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A record as the kernel writes it: the head of process 42, then `body`.
+    fn record(kind: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend((BODY as u32 + body.len() as u32).to_le_bytes());
+        for word in [7u64, 1000, 900, 1, 55] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for word in [42u32, 43, 41, 1001, 1, 21, 22, 23] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(b"echo\0garbage\0\0\0\0");
+        bytes.extend(body);
+        bytes
+    }
+
+    fn exec_body(flags: u32, parts: [&[u8]; 4]) -> Vec<u8> {
+        let mut body = 0xffu64.to_le_bytes().to_vec();
+        for word in [5u32, 6, 1001, 40, flags] {
+            body.extend(word.to_le_bytes());
+        }
+        for part in parts {
+            body.extend((part.len() as u16).to_le_bytes());
+        }
+        body.extend([0; 4]);
+        body.extend(b"pts0\0\0\0\0\0\0\0\0\0\0\0\0");
+        body.extend(parts.concat());
+        body
+    }
+
+    #[test]
+    fn an_exec_is_read_field_by_field() {
+        let body = exec_body(HAS_LOGIN_UID | EXE_UNLINKED, [b"/bin/echo", b"/usr/bin/echo", b"/tmp", b"echo\0two words\0\0"]);
+        let event = decode(&record(K_EXEC, &body)).unwrap();
+        let who = event.who.unwrap();
+        assert_eq!((event.boot_ns, who.pid, who.tid, who.ppid, who.uid, who.ns_pid), (7, 42, 43, 41, 1001, 1));
+        assert_eq!((who.start_ns, who.parent_start_ns, who.cgroup_v2, who.cgroup_v1), (1000, 900, 1, 55));
+        assert_eq!((who.mnt_ns, who.pid_ns, who.net_ns, who.comm.as_str()), (21, 22, 23, "echo"));
+        let What::Exec(exec) = event.what else { panic!("an exec") };
+        assert_eq!((exec.filename.as_slice(), exec.exe.as_slice(), exec.cwd.as_slice()), (&b"/bin/echo"[..], &b"/usr/bin/echo"[..], &b"/tmp"[..]));
+        assert_eq!(exec.args, [&b"echo"[..], b"two words", b""]);
+        assert_eq!((exec.capabilities, exec.euid, exec.gid, exec.login_uid, exec.session_id), (0xff, 5, 6, Some(1001), 40));
+        assert_eq!((exec.tty.as_str(), exec.exe_unlinked, exec.args_truncated), ("pts0", true, false));
+    }
+
+    #[test]
+    fn arguments_keep_empty_and_cut_entries() {
+        let check = |bytes: &[u8], expected: &[&[u8]]| assert_eq!(arguments(bytes), expected);
+        check(b"", &[]);
+        check(b"\0", &[b""]);
+        check(b"a\0\0b\0", &[b"a", b"", b"b"]);
+        check(b"a\0cut", &[b"a", b"cut"]);
+    }
+
+    #[test]
+    fn a_mapped_address_is_shown_as_ipv4() {
+        let six: Ipv6Addr = "::ffff:10.1.2.3".parse().unwrap();
+        assert_eq!(address(AF_INET6, &six.octets()).unwrap(), IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(address(7, &six.octets()), Err(DecodeError::Field { field: "family", value: 7 }));
+    }
+
+    #[test]
+    fn a_record_of_nobody_has_no_who() {
+        let mut bytes = record(K_EXIT, &[9, 0, 0, 0, 0, 0, 0, 0]);
+        bytes[48..52].fill(0);
+        let event = decode(&bytes).unwrap();
+        assert_eq!((event.who, event.what), (None, What::Exit(Exit { code: 0, signal: 9, core_dumped: false })));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let exit = record(K_EXIT, &[0; 8]);
+        assert_eq!(decode(&[]), Err(DecodeError::Short { len: 0, at: 4 }));
+        assert_eq!(decode(&exit[..100]), Err(DecodeError::Size { len: 100, said: 104 }));
+        assert_eq!(decode(&record(99, &[0; 8])), Err(DecodeError::Kind(99)));
+        assert_eq!(decode(&record(K_EXEC, &exec_body(0, [b"", b"", b"", b""])[..40])), Err(DecodeError::Short { len: 136, at: 136 }));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(kind in 0u32..10, body in prop::collection::vec(any::<u8>(), 0..600), cut in 0usize..700) {
+            let bytes = record(kind, &body);
+            let _ = decode(&bytes);
+            let _ = decode(&bytes[..cut.min(bytes.len())]);
+            let _ = decode(&body);
+            let _ = tasks(&body);
+            let _ = sockets(&body);
+        }
+
+        #[test]
+        fn hostile_lengths_never_panic(lens in prop::array::uniform4(any::<u16>()), tail in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut body = exec_body(0, [b"", b"", b"", b""]);
+            for (i, len) in lens.iter().enumerate() {
+                body[28 + 2 * i..30 + 2 * i].copy_from_slice(&len.to_le_bytes());
+            }
+            body.extend(tail);
+            let _ = decode(&record(K_EXEC, &body));
+        }
+    }
+}

@@ -154,6 +154,8 @@ impl Probe {
             let why = report.hooks.first().and_then(|hook| hook.why.clone());
             return Err(Unavailable::Refused(why.unwrap_or_else(|| "no hook is switched on".to_owned())));
         }
+        drop(btf);
+        give_back();
         Ok((probe, report))
     }
 
@@ -175,6 +177,12 @@ impl Probe {
         Ok(decode::sockets(&self.iterate("it_tcp")?)?)
     }
 
+    /// Everything lost until now: records that found no room and calls that were skipped. Reads one small file per program.
+    pub fn dropped(&self) -> Result<Dropped, ReadError> {
+        let skipped = self.programs().iter().map(|program| program.skipped).sum();
+        self.ring.dropped().map(|dropped| Dropped { skipped, ..dropped })
+    }
+
     /// Calls that the kernel skipped because another program of ours was interrupted on that cpu, and calls and nanoseconds where
     /// `kernel.bpf_stats_enabled` is 1: one row per program.
     pub fn programs(&self) -> Vec<ProgramStats> {
@@ -183,8 +191,8 @@ impl Probe {
 
     /// Detaches, hands out what is still on the ring, then counts what was dropped: after this nothing can come any more.
     pub fn finish(self, sink: impl FnMut(Result<RawEvent, DecodeError>)) -> Result<Dropped, ReadError> {
+        let skipped = self.programs().iter().map(|program| program.skipped).sum();
         let Self { ebpf, tracepoints, mut ring, .. } = self;
-        let skipped = ebpf.programs().filter_map(|(name, program)| stats(name, program)).map(|s| s.skipped).sum();
         drop(tracepoints);
         drop(ebpf);
         ring.drain(usize::MAX, sink);
@@ -310,6 +318,15 @@ fn prefixes(ebpf: &mut Ebpf, policy: &OpenPolicy) -> Result<(), Unavailable> {
     Ok(())
 }
 
+/// Hands the freed types back to the system: glibc keeps what it has freed, and the agent should stay small.
+fn give_back() {
+    // SAFETY: malloc_trim takes no pointer and may be called at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// An error with its causes, but for the verifier's log, which is pages long.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -366,3 +383,25 @@ const PREFIXES_MAX: usize = 64;
 const PREFIX_BYTES: usize = 64;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_of_the_object_has_a_hook() {
+        let object = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
+        for hook in HOOKS {
+            let name = hook.program.as_bytes();
+            assert!(object.windows(name.len()).any(|w| w == name), "{} is not in edge.bpf.o", hook.program);
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_be_met_are_refused_with_a_cure() {
+        let check = |options: Options, expected: &str| assert_eq!(check(&options).unwrap_err().to_string(), expected);
+        check(Options { ring_bytes: 5000, ..Options::default() }, "ring_bytes is 5000; a power of two from 4096 is needed");
+        let open = OpenPolicy { prefixes: vec!["x".repeat(65)], ..OpenPolicy::default() };
+        check(Options { open, ..Options::default() }, "at most 64 open prefixes of 1 to 64 bytes fit the kernel filter");
+    }
+}
