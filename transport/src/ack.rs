@@ -86,7 +86,7 @@ impl AckRanges {
             start = start.min(self.ranges[first].start);
             end = end.max(self.ranges[last - 1].end);
         }
-        self.ranges.splice(first..last, [start..end]);
+        self.ranges.splice(first..last, std::iter::once(start..end));
         Added::New
     }
 

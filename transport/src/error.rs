@@ -84,6 +84,12 @@ pub enum Error {
         /// The most that is taken.
         bytes_max: u64,
     },
+    /// A frame was sent whose key is held already, or whose seqs go beyond all numbers.
+    #[error("frame {key:?} cannot be sent: its key is held already or is no key")]
+    FrameKey {
+        /// Its key.
+        key: crate::message::FrameKey,
+    },
     /// The client was closed.
     #[error("the client is closed")]
     Closed,

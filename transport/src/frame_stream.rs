@@ -6,7 +6,7 @@
 use weir_schema::{Epoch, Frame, HEADER_BYTES, Lane, Seq};
 
 use crate::error::ProtocolError;
-use crate::message::{FrameKey, MAGIC, Message, Refusal};
+use crate::message::{FrameKey, MAGIC, Message, RefusedReason};
 
 /// Bytes that came and are no whole frame or message yet.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub enum Unit {
         /// Its length.
         bytes: usize,
         /// What to tell its sender.
-        refusal: Refusal,
+        refusal: RefusedReason,
         /// What is wrong with it.
         error: ProtocolError,
     },
@@ -136,9 +136,9 @@ fn frame(bytes: &[u8]) -> Unit {
         Err(error) => error,
     };
     let refusal = match error {
-        weir_schema::Error::Version { .. } => Refusal::Version,
-        weir_schema::Error::Limit { .. } => Refusal::Limit,
-        _ => Refusal::Malformed,
+        weir_schema::Error::Version { .. } => RefusedReason::Version,
+        weir_schema::Error::Limit { .. } => RefusedReason::Limit,
+        _ => RefusedReason::Malformed,
     };
     Unit::BadFrame { key: key_of(bytes), bytes: bytes.len(), refusal, error: ProtocolError::Frame(error.to_string()) }
 }
@@ -189,12 +189,12 @@ mod tests {
         stream.push(&good.bytes);
         let units = all(&mut stream);
         let key = FrameKey { epoch: Epoch(1), lane: Lane::Security, first_seq: Seq(7), count: 1 };
-        assert!(matches!(&units[0], Unit::BadFrame { key: Some(found), refusal: Refusal::Malformed, .. } if *found == key));
+        assert!(matches!(&units[0], Unit::BadFrame { key: Some(found), refusal: RefusedReason::Malformed, .. } if *found == key));
         assert_eq!(units[1..], [Unit::Frame(good)]);
         let mut newer = a_frame(9);
         newer.bytes[4] = 99;
         stream.push(&newer.bytes);
-        assert!(matches!(all(&mut stream)[..], [Unit::BadFrame { refusal: Refusal::Version, .. }]));
+        assert!(matches!(all(&mut stream)[..], [Unit::BadFrame { refusal: RefusedReason::Version, .. }]));
         assert_eq!(stream.end(), Ok(()));
     }
 

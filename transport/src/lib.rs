@@ -4,12 +4,19 @@
 
 mod ack;
 pub mod ca;
+mod client;
 mod error;
 pub mod frame_stream;
 pub mod identity;
 pub mod message;
+pub mod metrics;
+mod server;
 pub mod session;
+mod socket;
+pub mod tls;
 
 pub use ack::{AckRanges, Added, RANGES_MAX};
+pub use client::{Client, ClientConfig, ClientStats, Dialer, Full};
 pub use error::{Error, IdentityError, ProtocolError};
-pub use message::{Bye, FrameKey, LaneAck, Nack, Refusal};
+pub use message::{Bye, FrameKey, LaneAck, Nack, RefusedReason};
+pub use server::{AckHandle, Incoming, ResumeState, Server, ServerHandle, TransportLimits};

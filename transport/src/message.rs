@@ -114,12 +114,12 @@ pub struct Nack {
     /// Which.
     pub key: FrameKey,
     /// Why.
-    pub refusal: Refusal,
+    pub refusal: RefusedReason,
 }
 
 /// Why a frame is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Refusal {
+pub enum RefusedReason {
     /// The same key was stored with other content.
     Conflict,
     /// It is over a limit of the node: length, events, strings.
@@ -157,7 +157,7 @@ impl FrameKey {
     }
 }
 
-impl Refusal {
+impl RefusedReason {
     /// Every reason.
     pub const ALL: [Self; 4] = [Self::Conflict, Self::Limit, Self::Malformed, Self::Version];
 
@@ -301,7 +301,7 @@ mod tests {
                 "0101026e310101010500 800103",
             ),
             (Message::Ack(Ack { lanes: vec![lane], credit_bytes: 1 }), "02010101050001"),
-            (Message::Nack(Nack { key, refusal: Refusal::Conflict }), "03ac0202070200"),
+            (Message::Nack(Nack { key, refusal: RefusedReason::Conflict }), "03ac0202070200"),
             (Message::Bye(Bye::Expired), "0406"),
         ];
         for (message, hex) in cases {

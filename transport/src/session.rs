@@ -10,5 +10,5 @@
 mod receiver;
 mod sender;
 
-pub use receiver::{Receiver, ReceiverLimits, Received, Ticket, Verdict};
+pub use receiver::{Received, Receiver, ReceiverLimits, Ticket, Verdict};
 pub use sender::{NotTaken, Sender, SenderLimits, SenderStats, Transmit};

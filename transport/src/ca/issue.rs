@@ -113,12 +113,15 @@ impl Authority {
         let mut params = leaf_params(&id, node.as_str(), options, now)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names.extend([
+            dns_or_ip(NODE_NAME)?,
             dns_or_ip("localhost")?,
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             SanType::IpAddress(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         ]);
         // An id that is no host name (`n_1.`) is simply not one of the names the node is reached under.
-        params.subject_alt_names.extend(dns_or_ip(node.as_str()).ok().filter(|_| node.as_str() != "localhost"));
+        params
+            .subject_alt_names
+            .extend(dns_or_ip(node.as_str()).ok().filter(|_| ![NODE_NAME, "localhost"].contains(&node.as_str())));
         for reached_as in &options.reached_as {
             params.subject_alt_names.push(dns_or_ip(reached_as)?);
         }
@@ -224,6 +227,9 @@ fn dns_or_ip(text: &str) -> Result<SanType, Error> {
 fn issue_error(subject: &str) -> impl Fn(rcgen::Error) -> Error {
     move |error| Error::Issue { subject: subject.to_owned(), reason: error.to_string() }
 }
+
+/// The name that every node carries, and that agents ask for unless they are told otherwise.
+const NODE_NAME: &str = "weir-node";
 
 /// The authority's own validity: ten years.
 const CA_VALID: Duration = Duration::from_secs(3652 * 24 * 3600);

@@ -22,15 +22,14 @@ use weir_schema::{AgentIdentity, Name};
 use crate::error::Error;
 pub use issue::{Authority, Issued};
 
-/// How a certificate is to be made and written.
+/// How a certificate is to be made.
 #[derive(Debug, Clone)]
 pub struct IssueOptions {
     /// How long it is valid from now on. Default 30 days.
     pub valid: Duration,
-    /// DNS names and addresses that a node is reached under, besides its id, `localhost`, 127.0.0.1 and ::1. Not for agents.
+    /// DNS names and addresses that a node is reached under, besides its id, `weir-node`, `localhost`, 127.0.0.1 and ::1. Not
+    /// for agents.
     pub reached_as: Vec<String>,
-    /// What to do when `cert.pem` or `key.pem` is there already.
-    pub existing: Existing,
 }
 
 /// What to do with files that are in the way.
@@ -55,7 +54,7 @@ pub struct IdentityFiles {
 
 impl Default for IssueOptions {
     fn default() -> Self {
-        Self { valid: LEAF_VALID, reached_as: Vec::new(), existing: Existing::Keep }
+        Self { valid: LEAF_VALID, reached_as: Vec::new() }
     }
 }
 
@@ -74,16 +73,15 @@ pub fn init(dir: &Path, trust_domain: &str) -> Result<Authority, Error> {
     Ok(authority)
 }
 
-/// Issues a certificate for an agent by the authority in `dir` and writes it to `out`.
-pub fn issue_agent(dir: &Path, agent: &AgentIdentity, out: &Path, options: &IssueOptions) -> Result<IdentityFiles, Error> {
-    let authority = Authority::open(dir)?;
-    authority.agent(agent, options, SystemTime::now())?.write(out, options.existing)
+/// Issues a certificate for an agent by the authority in `dir` and writes it to `out`, valid for 30 days. [`Authority`] takes options.
+pub fn issue_agent(dir: &Path, tenant: &Name, region: &Name, agent: &Name, out: &Path) -> Result<IdentityFiles, Error> {
+    let identity = AgentIdentity { tenant: tenant.clone(), region: region.clone(), agent: agent.clone() };
+    Authority::open(dir)?.agent(&identity, &IssueOptions::default(), SystemTime::now())?.write(out, Existing::Keep)
 }
 
-/// Issues a certificate for a node by the authority in `dir` and writes it to `out`.
-pub fn issue_node(dir: &Path, node: &Name, out: &Path, options: &IssueOptions) -> Result<IdentityFiles, Error> {
-    let authority = Authority::open(dir)?;
-    authority.node(node, options, SystemTime::now())?.write(out, options.existing)
+/// Issues a certificate for a node by the authority in `dir` and writes it to `out`, valid for 30 days. [`Authority`] takes options.
+pub fn issue_node(dir: &Path, node: &Name, out: &Path) -> Result<IdentityFiles, Error> {
+    Authority::open(dir)?.node(node, &IssueOptions::default(), SystemTime::now())?.write(out, Existing::Keep)
 }
 
 impl Issued {
@@ -170,17 +168,21 @@ mod tests {
         CertificateDer::from_pem_file(path).unwrap().to_vec()
     }
 
+    fn issue(ca: &Path, out: &Path) -> Result<IdentityFiles, Error> {
+        issue_agent(ca, &name("acme"), &name("eu-1"), &name("web-7"), out)
+    }
+
     #[test]
     fn an_issued_certificate_says_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        init(&dir.path().join("ca"), "weir.test").unwrap();
-        let options = IssueOptions::default();
-        let agent = issue_agent(&dir.path().join("ca"), &web7(), &dir.path().join("a"), &options).unwrap();
+        let ca = dir.path().join("ca");
+        init(&ca, "weir.test").unwrap();
+        let agent = issue(&ca, &dir.path().join("a")).unwrap();
         assert_eq!(from_certificate(&der(&agent.cert)).unwrap(), Peer::Agent(web7()));
-        let node = issue_node(&dir.path().join("ca"), &name("n1"), &dir.path().join("n"), &options).unwrap();
+        let node = issue_node(&ca, &name("n1"), &dir.path().join("n")).unwrap();
         assert_eq!(from_certificate(&der(&node.cert)).unwrap(), Peer::Node(name("n1")));
-        assert_eq!(der(&node.ca), der(&dir.path().join("ca/ca.pem")));
-        for key in [&agent.key, &node.key, &dir.path().join("ca/ca.key")] {
+        assert_eq!(der(&node.ca), der(&ca.join(CA_CERT)));
+        for key in [&agent.key, &node.key, &ca.join(CA_KEY)] {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600, "{key:?}");
         }
     }
@@ -192,43 +194,41 @@ mod tests {
         init(&ca, "td").unwrap();
         let again = init(&ca, "td").unwrap_err();
         assert!(again.to_string().contains("ca.pem") && again.to_string().contains("not overwritten"), "{again}");
-        let options = IssueOptions::default();
-        let files = issue_agent(&ca, &web7(), &out, &options).unwrap();
+        let files = issue(&ca, &out).unwrap();
         let before = fs::read(&files.key).unwrap();
-        let again = issue_agent(&ca, &web7(), &out, &options).unwrap_err();
+        let again = issue(&ca, &out).unwrap_err();
         assert!(matches!(again, Error::Exists { .. }), "{again}");
         assert_eq!(fs::read(&files.key).unwrap(), before);
-        let replace = IssueOptions { existing: Existing::Replace, ..IssueOptions::default() };
-        issue_agent(&ca, &web7(), &out, &replace).unwrap();
+        let authority = Authority::open(&ca).unwrap();
+        let issued = authority.agent(&web7(), &IssueOptions::default(), SystemTime::now()).unwrap();
+        issued.write(&out, Existing::Replace).unwrap();
         assert_ne!(fs::read(&files.key).unwrap(), before);
     }
 
     #[test]
     fn errors_name_the_file_and_the_cure() {
         let dir = tempfile::tempdir().unwrap();
-        let options = IssueOptions::default();
-        let issue = |ca: &Path| issue_agent(ca, &web7(), &dir.path().join("out"), &options).unwrap_err().to_string();
-        let missing = issue(&dir.path().join("none"));
+        let failed = |ca: &Path| issue(ca, &dir.path().join("out")).unwrap_err().to_string();
+        let missing = failed(&dir.path().join("none"));
         assert!(missing.contains("none/ca.pem") && missing.contains("weir ca init"), "{missing}");
 
         let ca = dir.path().join("ca");
         init(&ca, "td").unwrap();
         fs::write(ca.join(CA_KEY), "no key").unwrap();
-        let broken = issue(&ca);
+        let broken = failed(&ca);
         assert!(broken.contains("ca.key") && broken.contains("private key"), "{broken}");
 
         let other = dir.path().join("other");
-        init(&other, "td").unwrap();
+        let authority = init(&other, "td").unwrap();
         fs::copy(other.join(CA_KEY), ca.join(CA_KEY)).unwrap();
-        let mixed = issue(&ca);
+        let mixed = failed(&ca);
         assert!(mixed.contains("ca.key") && mixed.contains("does not belong"), "{mixed}");
 
         assert!(init(&dir.path().join("x"), "No Domain").unwrap_err().to_string().contains("No Domain"));
-        let reached_as = vec!["no name".to_owned()];
-        let wrong = IssueOptions { reached_as, ..IssueOptions::default() };
-        let wrong = issue_node(&other, &name("n1"), &dir.path().join("out"), &wrong).unwrap_err();
+        let node = |options: &IssueOptions| authority.node(&name("n1"), options, SystemTime::now()).map(|_| ());
+        let wrong = node(&IssueOptions { reached_as: vec!["no name".to_owned()], ..IssueOptions::default() }).unwrap_err();
         assert!(wrong.to_string().contains("no name"), "{wrong}");
-        let forever = IssueOptions { valid: Duration::MAX, ..IssueOptions::default() };
-        assert!(matches!(issue_node(&other, &name("n1"), &dir.path().join("out"), &forever), Err(Error::Asked { .. })));
+        let for_ever = IssueOptions { valid: Duration::MAX, ..IssueOptions::default() };
+        assert!(matches!(node(&for_ever), Err(Error::Asked { .. })));
     }
 }

@@ -10,7 +10,7 @@ use crate::ack::{AckRanges, Added};
 use crate::error::ProtocolError;
 use crate::frame_stream::Unit;
 use crate::message::{
-    Ack, Bye, FrameKey, Hello, LANES_PER_MESSAGE_MAX, LaneAck, Message, Nack, PROTOCOL_VERSION, Refusal, Welcome,
+    Ack, Bye, FrameKey, Hello, LANES_PER_MESSAGE_MAX, LaneAck, Message, Nack, PROTOCOL_VERSION, RefusedReason, Welcome,
 };
 
 /// Takes frames as far as credit goes and says what became of them.
@@ -67,7 +67,7 @@ pub enum Verdict {
     /// It will be found after a crash.
     Durable,
     /// It will never be taken.
-    Refused(Refusal),
+    Refused(RefusedReason),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Receiver {
         &mut self,
         key: Option<FrameKey>,
         bytes: usize,
-        refusal: Refusal,
+        refusal: RefusedReason,
         error: ProtocolError,
     ) -> Result<Received, ProtocolError> {
         let bytes = self.take_credit(bytes)?;

@@ -8,13 +8,14 @@ use weir_schema::{Epoch, Frame, Lane, Name, Seq};
 
 use crate::error::ProtocolError;
 use crate::message::{
-    Bye, FrameKey, Hello, LANES_PER_MESSAGE_MAX, LaneAck, LaneStart, Message, Nack, PROTOCOL_VERSION, Refusal, Welcome,
+    Bye, FrameKey, Hello, LANES_PER_MESSAGE_MAX, LaneAck, LaneStart, Message, Nack, PROTOCOL_VERSION, RefusedReason, Welcome,
 };
 
 /// Holds frames, sends them as far as credit goes, forgets what is settled.
 #[derive(Debug)]
 pub struct Sender {
     limits: SenderLimits,
+    epoch: Epoch,
     /// Frames in the order they were pushed. `None` is settled and waits to come to the front.
     held: VecDeque<Option<Held>>,
     /// The number of the frame at the front of `held`; the next one has the next number.
@@ -123,10 +124,11 @@ enum Connection {
 }
 
 impl Sender {
-    /// A sender that holds nothing.
-    pub fn new(limits: SenderLimits) -> Self {
+    /// A sender that holds nothing. `epoch` is this run; frames of earlier runs may be pushed too.
+    pub fn new(limits: SenderLimits, epoch: Epoch) -> Self {
         Self {
             limits,
+            epoch,
             held: VecDeque::new(),
             front: 0,
             next: 0,
@@ -226,7 +228,8 @@ impl Sender {
             return Some(Transmit::Message(message));
         }
         loop {
-            let Connection::Open { credit_bytes, sent_bytes, frame_bytes_max, in_flight, progress, .. } = &mut self.connection else {
+            let Connection::Open { credit_bytes, sent_bytes, frame_bytes_max, in_flight, progress, .. } = &mut self.connection
+            else {
                 return None;
             };
             let at = usize::try_from(self.next - self.front).expect("fewer frames than memory");
@@ -236,7 +239,7 @@ impl Sender {
             };
             let length = frame.bytes.len() as u64;
             if length > *frame_bytes_max {
-                let nack = Nack { key: frame.key, refusal: Refusal::Limit };
+                let nack = Nack { key: frame.key, refusal: RefusedReason::Limit };
                 self.on_refused(nack);
                 continue;
             }
@@ -374,9 +377,8 @@ impl Sender {
 
     /// Lanes of earlier runs are named in Hello only while they hold frames.
     fn forget_idle_lanes(&mut self) {
-        let newest = self.held.iter().rev().flatten().map(|frame| frame.key.epoch).next();
-        let Some(newest) = newest else { return };
-        self.lanes.retain(|(epoch, _), lane| !lane.frames.is_empty() || *epoch == newest);
+        let current = self.epoch;
+        self.lanes.retain(|(epoch, _), lane| !lane.frames.is_empty() || *epoch == current);
     }
 }
 

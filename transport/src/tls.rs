@@ -1,0 +1,313 @@
+//! Mutual TLS 1.3 from three files: who is trusted, who we are, and our key.
+//!
+//! Promise: a handshake that succeeds was between an agent and a node of one trust domain, under one authority, in time. The chain,
+//! the dates and the usage are checked by webpki; role and trust domain here, inside the handshake. Nothing is resumed: a session
+//! ticket would outlive a certificate.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::tls13::OkmBlock;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use weir_config::{ClientTls, ServerTls};
+use weir_schema::{AgentIdentity, Name};
+
+use crate::error::{Error, IdentityError};
+use crate::identity::{TrustDomain, spiffe_id};
+
+/// What a node needs to listen.
+#[derive(Debug, Clone)]
+pub struct NodeTls {
+    /// For the listening socket.
+    pub config: Arc<ServerConfig>,
+    /// Checks agents' certificates, also after the handshake.
+    pub agents: Arc<dyn ClientCertVerifier>,
+    /// Who we are.
+    pub node: Name,
+    /// The fleet.
+    pub trust_domain: TrustDomain,
+    /// Derived from our key, the same after a restart: lets the node tell agents that it has forgotten their connection.
+    pub(crate) reset_key: ResetKey,
+}
+
+/// What an agent needs to connect.
+#[derive(Debug, Clone)]
+pub struct AgentTls {
+    /// For connections to nodes.
+    pub config: Arc<ClientConfig>,
+    /// Who we are.
+    pub agent: AgentIdentity,
+    /// The fleet.
+    pub trust_domain: TrustDomain,
+}
+
+impl NodeTls {
+    /// Reads a node's three files.
+    pub fn load(files: &ServerTls) -> Result<Self, Error> {
+        let own = Own::load(&files.ca, &files.cert, &files.key)?;
+        let identity = |error: IdentityError| tls_error(&files.cert, error);
+        let id = spiffe_id(&own.chain[0]).map_err(identity)?;
+        let trust_domain = id.trust_domain.clone();
+        let node = id.into_node(&trust_domain).map_err(identity)?;
+        let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+            .build()
+            .map_err(|error| tls_error(&files.ca, error))?;
+        let agents: Arc<dyn ClientCertVerifier> = Arc::new(AgentVerifier { chain, ours: trust_domain.clone() });
+        let reset_key = ResetKey::derive(own.key.secret_der());
+        let mut config = ServerConfig::builder_with_provider(own.provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| tls_error(&files.key, error))?
+            .with_client_cert_verifier(agents.clone())
+            .with_single_cert(own.chain, own.key)
+            .map_err(|error| tls_error(&files.key, error))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self { config: Arc::new(config), agents, node, trust_domain, reset_key })
+    }
+}
+
+impl AgentTls {
+    /// Reads an agent's three files.
+    pub fn load(files: &ClientTls) -> Result<Self, Error> {
+        let own = Own::load(&files.ca, &files.cert, &files.key)?;
+        let identity = |error: IdentityError| tls_error(&files.cert, error);
+        let id = spiffe_id(&own.chain[0]).map_err(identity)?;
+        let trust_domain = id.trust_domain.clone();
+        let agent = id.into_agent(&trust_domain).map_err(identity)?;
+        let chain = WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+            .build()
+            .map_err(|error| tls_error(&files.ca, error))?;
+        let mut config = ClientConfig::builder_with_provider(own.provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| tls_error(&files.key, error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(NodeVerifier { chain, ours: trust_domain.clone() }))
+            .with_client_auth_cert(own.chain, own.key)
+            .map_err(|error| tls_error(&files.key, error))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        Ok(Self { config: Arc::new(config), agent, trust_domain })
+    }
+}
+
+/// The content of the three files.
+struct Own {
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Own {
+    fn load(ca: &Path, cert: &Path, key: &Path) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        for root in certificates(ca)? {
+            roots.add(root).map_err(|error| tls_error(ca, error))?;
+        }
+        let chain = certificates(cert)?;
+        let key_pem = read(key)?;
+        let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| Error::Content {
+            path: key.into(),
+            problem: format!("holds no private key ({error})"),
+            cure: "issue one with `weir ca issue`",
+        })?;
+        Ok(Self { provider: Arc::new(aws_lc_rs::default_provider()), roots: Arc::new(roots), chain, key })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let problem = |problem| Error::Content { path: path.into(), problem, cure: "issue one with `weir ca issue`" };
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(problem("holds no certificate".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(problem(format!("holds no certificate ({error})"))),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source: io::Error| {
+        let cure = match source.kind() {
+            io::ErrorKind::NotFound => " (issue it with `weir ca issue`)",
+            io::ErrorKind::PermissionDenied => " (give it to the user that this program runs as)",
+            _ => "",
+        };
+        Error::File { doing: "read", path: path.into(), source, cure }
+    };
+    std::fs::read(path).map_err(failed)
+}
+
+fn tls_error(path: &Path, reason: impl fmt::Display) -> Error {
+    Error::Tls { path: path.into(), reason: reason.to_string() }
+}
+
+/// Takes agents of our trust domain.
+#[derive(Debug)]
+struct AgentVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    ours: TrustDomain,
+}
+
+/// Takes nodes of our trust domain.
+#[derive(Debug)]
+struct NodeVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    ours: TrustDomain,
+}
+
+/// An identity's error as rustls carries it; rustls shows it by `Debug`, people shall read its text.
+struct Told(IdentityError);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Told {}
+
+fn told(error: IdentityError) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Told(error)))))
+}
+
+impl ClientCertVerifier for AgentVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Hints would tell strangers the names of our authorities, and agents have one certificate only.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        spiffe_id(end_entity).and_then(|id| id.into_agent(&self.ours)).map_err(told)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+impl ServerCertVerifier for NodeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        spiffe_id(end_entity).and_then(|id| id.into_node(&self.ours)).map_err(told)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Signs QUIC's stateless resets. Made from the node's private key, so that a node that was killed and started again can tell an
+/// agent at its next packet, instead of leaving it to a time-out.
+#[derive(Clone)]
+pub(crate) struct ResetKey([u8; 32]);
+
+impl ResetKey {
+    fn derive(secret: &[u8]) -> Self {
+        Self(hmac(b"weir stateless reset key", secret))
+    }
+}
+
+impl fmt::Debug for ResetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResetKey")
+    }
+}
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(&hmac(&self.0, data));
+    }
+
+    fn signature_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        // Not in constant time: quinn asks for it nowhere for resets, which go out in clear and are compared by the agent.
+        if hmac(&self.0, data) == signature { Ok(()) } else { Err(quinn::crypto::CryptoError) }
+    }
+}
+
+/// HMAC-SHA-256.
+fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
+    let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().expect("it is a suite of TLS 1.3");
+    let tag = suite.hkdf_provider.hmac_sign(&OkmBlock::new(key), data);
+    tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// The one application protocol on the port.
+pub(crate) const ALPN: &[u8] = b"weir/1";
