@@ -146,7 +146,7 @@ impl DiskFile for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        Self::sync_data(self)
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -33,6 +33,7 @@ struct State {
     /// Handles and locks of an older life are dead.
     life: u64,
     steps: u64,
+    reads: u64,
     planned: Option<(u64, Failure)>,
     down: bool,
     files: Vec<File>,
@@ -91,6 +92,11 @@ impl SimDisk {
     /// How many changes were made or tried since the disk began.
     pub fn steps(&self) -> u64 {
         self.state().steps
+    }
+
+    /// How many reads were made since the disk began.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
     }
 
     /// The power fails, if it has not yet, and comes back. All open files and locks are dead.
@@ -338,7 +344,8 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let state = self.state()?;
+        let mut state = self.state()?;
+        state.reads += 1;
         let rest = state.files[self.file].seen.get(at as usize..).unwrap_or_default();
         let filled = rest.len().min(buffer.len());
         buffer[..filled].copy_from_slice(&rest[..filled]);

@@ -1,6 +1,8 @@
 //! The journal against a Vec: random operations, crashed, killed, filled up, failed and flipped at random steps; and one fixed script,
 //! crashed at every single step with many outcomes. A failing case prints its operations and seed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -332,6 +334,22 @@ fn a_failed_sync_poisons_until_opened_anew() {
 }
 
 #[test]
+fn an_idle_reader_costs_one_read() {
+    let disk = SimDisk::new(7);
+    let (mut journal, _) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+    let mut reader = Reader::open(Arc::new(disk.clone()), dir(), Offset(0)).unwrap();
+    for round in 0..30 {
+        journal.append(&content(round, 100)).unwrap();
+        assert!(reader.next().unwrap().is_none(), "not durable yet");
+        journal.sync().unwrap();
+        assert!(reader.next().unwrap().is_some());
+        let before = disk.reads();
+        assert!(reader.next().unwrap().is_none());
+        assert_eq!(disk.reads() - before, 1);
+    }
+}
+
+#[test]
 fn limits_are_held_and_said() {
     let disk = Arc::new(SimDisk::new(5));
     let limits = Options { segment_bytes_max: 2048, record_bytes_max: 5000, pending_bytes_max: 6000 };
@@ -393,7 +411,7 @@ fn check_flips(seed: u64, lens: &[usize], flips: &[(u16, u32)], crash: bool) {
     let total = lens.len() as u64;
     assert!(recovery.next.0 <= total);
     // After a crash that took the watermark with it, flips in the very last group look like a torn tail: at most that group.
-    let last_group = if total % 3 == 0 { 3 } else { total % 3 };
+    let last_group = if total.is_multiple_of(3) { 3 } else { total % 3 };
     assert!(recovery.next.0 == total || (crash && recovery.next.0 + last_group >= total), "next {} of {total}", recovery.next);
     let lost: Vec<(u64, u64)> = recovery.quarantined.iter().map(|lost| (lost.from.0, lost.to.0)).collect();
     let mut reader = Reader::open(Arc::new(disk.clone()), dir(), Offset(0)).unwrap();
