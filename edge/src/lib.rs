@@ -5,10 +5,14 @@
 //!
 //! Nothing is dropped uncounted: what the kernel could not hand over and what the agent could not keep both become `loss` events.
 
+pub mod agent;
+pub mod batch;
 pub mod clock;
 pub mod enrich;
+pub mod error;
+pub mod loss;
 pub mod metrics;
-pub mod probe {
-    //! Kernel records.
-    pub mod raw;
-}
+pub mod probe;
+pub mod sample;
+pub mod ship;
+mod start;

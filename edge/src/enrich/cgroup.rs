@@ -13,6 +13,7 @@ use std::sync::Arc;
 use weir_schema::Text;
 
 use crate::enrich::container::{Identity, identify};
+use crate::probe::system;
 
 /// Which of the two hierarchies the collector names cgroups by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,6 +89,13 @@ impl Mounts {
     pub fn read() -> Self {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         Self::parse(&text("/proc/self/mountinfo"), &text("/proc/self/cgroup"))
+    }
+
+    /// Only what is mounted below `root`: a container may see the host's hierarchies beside its own.
+    pub fn below(mut self, root: &Path) -> Self {
+        self.v2 = self.v2.filter(|point| point.starts_with(root));
+        self.v1.retain(|_, point| point.starts_with(root));
+        self
     }
 
     /// Directory of the hierarchy that names cgroups.
@@ -247,7 +255,7 @@ impl Cgroups {
             return None;
         }
         let root = self.mounts.root(hierarchy)?.to_path_buf();
-        match handle::path_of(&root, id) {
+        match system::cgroup_directory(&root, id) {
             Some(directory) => {
                 // Seen first through an event: its start was missed, so no start is told.
                 self.on_mkdir(hierarchy, id, &below(&root, &directory));
@@ -266,40 +274,6 @@ impl Cgroups {
 fn below(root: &Path, directory: &Path) -> String {
     let rest = directory.strip_prefix(root).unwrap_or(directory).to_string_lossy();
     format!("/{}", rest.trim_start_matches('/'))
-}
-
-/// A cgroup by its kernel id.
-mod handle {
-    use std::fs::{self, File};
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-    use std::path::{Path, PathBuf};
-
-    /// `struct file_handle` with room for a kernfs id.
-    #[repr(C)]
-    struct KernfsHandle {
-        bytes: libc::c_uint,
-        kind: libc::c_int,
-        id: [u8; 8],
-    }
-
-    /// The directory that kernel id `id` names below the mount `root`; nothing when it is gone or we may not ask.
-    pub(super) fn path_of(root: &Path, id: u64) -> Option<PathBuf> {
-        let mount = File::open(root).ok()?;
-        let mut handle = KernfsHandle { bytes: 8, kind: FILEID_KERNFS, id: id.to_ne_bytes() };
-        // SAFETY: `handle` is laid out as `struct file_handle` with `bytes` = 8 bytes behind it, lives through the call, and the
-        // kernel only reads it; `mount` is an open descriptor.
-        let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), libc::O_PATH | libc::O_CLOEXEC) };
-        if fd < 0 {
-            return None;
-        }
-        // SAFETY: the call returned a new descriptor that nobody else owns.
-        let directory = unsafe { OwnedFd::from_raw_fd(fd) };
-        let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
-        (!path.to_string_lossy().ends_with(" (deleted)")).then_some(path)
-    }
-
-    /// Type of a kernfs handle that is the bare node id.
-    const FILEID_KERNFS: libc::c_int = 0xfe;
 }
 
 /// v1 hierarchies that can name a cgroup, best first: runtimes always make a memory cgroup.

@@ -30,12 +30,22 @@ pub struct Enricher {
     processes: Processes,
     places: Places,
     texts: Texts,
+    source: Source,
+}
+
+/// Where records come from: what polling cannot know stays absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The kernel's hooks.
+    Kernel,
+    /// Polls of procfs: no exit codes, no bytes.
+    Polls,
 }
 
 impl Enricher {
     /// An enricher over tables that may be empty or filled.
-    pub fn new(clock: Clock, processes: Processes, places: Places) -> Self {
-        Self { clock, processes, places, texts: Texts::default() }
+    pub fn new(clock: Clock, processes: Processes, places: Places, source: Source) -> Self {
+        Self { clock, processes, places, texts: Texts::default(), source }
     }
 
     /// The clock, to measure it again.
@@ -72,8 +82,8 @@ impl Enricher {
         let now_ns = raw.boot_ns;
         match (&raw.what, &raw.who) {
             (What::Exec(exec), Some(who)) => {
-                let actor = self.processes.exec(who, exec, &mut self.places, now_ns);
-                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who), out);
+                let (actor, args_truncated) = self.processes.exec(who, exec, &mut self.places, now_ns);
+                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who, args_truncated), out);
             }
             (What::Fork(fork), Some(who)) => {
                 let actor = self.processes.fork(who, fork, &mut self.places, now_ns);
@@ -146,19 +156,22 @@ impl Enricher {
 
     fn push(&self, kind: Kind, now_ns: u64, who: Option<&Who>, actor: Option<Actor>, mut fields: Fields, out: &mut Vec<Event>) {
         fields.tid = who.map(|who| who.tid).filter(|tid| *tid != 0);
+        if self.source == Source::Polls {
+            (fields.exit_code, fields.bytes_sent, fields.bytes_received) = (None, None, None);
+        }
         let (process, container) = actor.map(|actor| (actor.process, actor.container)).unzip();
         out.push(Event { time: self.clock.wall_ns(now_ns), kind, process, container, fields });
     }
 }
 
-fn exec_fields(exec: &Exec, who: &Who) -> Fields {
+fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
     let path = if exec.exe.is_empty() { &exec.filename } else { &exec.exe };
     let mut detail = Map::new();
     if !exec.filename.is_empty() && exec.filename != exec.exe {
         detail.insert("filename".into(), lossy(&exec.filename).as_ref().into());
     }
     let truths = [
-        ("args_truncated", exec.args_truncated),
+        ("args_truncated", args_truncated),
         ("exe_truncated", exec.exe_truncated),
         ("cwd_truncated", exec.cwd_truncated),
         ("exe_unlinked", exec.exe_unlinked),

@@ -70,8 +70,13 @@ impl Places {
 
     /// The container of a cgroup that starts or stops.
     pub fn of_change(&mut self, change: &Change, now_ns: u64) -> Place {
-        let (Change::Started(Cgroup { path, identity, .. }) | Change::Stopped(Cgroup { path, identity, .. })) = change;
-        self.place(Some((path.clone(), identity.clone())), None, now_ns)
+        let (Change::Started(cgroup) | Change::Stopped(cgroup)) = change;
+        self.of_cgroup(cgroup, now_ns)
+    }
+
+    /// The container of a cgroup.
+    pub fn of_cgroup(&mut self, cgroup: &Cgroup, now_ns: u64) -> Place {
+        self.place(Some((cgroup.path.clone(), cgroup.identity.clone())), None, now_ns)
     }
 
     /// Forgets the dead.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use weir_schema::limits::STRING_BYTES_MAX;
 use weir_schema::{Container, Process, Text};
 
 use crate::enrich::host::Users;
@@ -152,14 +153,16 @@ impl Processes {
         parent
     }
 
-    /// A program was started: everything about the process is new but its pid, start and session.
-    pub fn exec(&mut self, who: &Who, exec: &Exec, places: &mut Places, now_ns: u64) -> Actor {
+    /// A program was started: everything about the process is new but its pid, start and session. Also answers whether its
+    /// argv is not whole.
+    pub fn exec(&mut self, who: &Who, exec: &Exec, places: &mut Places, now_ns: u64) -> (Actor, bool) {
         let mut argv: Vec<String> = exec.args.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-        if exec.args_truncated && self.reads.take(now_ns) {
+        let mut truncated = exec.args_truncated;
+        if truncated && self.reads.take(now_ns) {
             let whole = self.proc.argv(who.pid);
             let same = self.proc.stat(who.pid).is_some_and(|stat| stat.start_ns == whole_ticks(who.start_ns));
             if same && whole.len() >= argv.len() && whole.first() == argv.first() {
-                argv = whole;
+                (argv, truncated) = (whole, false);
             }
         }
         let path = |bytes: &[u8]| (!bytes.is_empty()).then(|| Text::from(String::from_utf8_lossy(bytes)));
@@ -172,8 +175,8 @@ impl Processes {
         process.session_id = Some(exec.session_id);
         process.tty = (!exec.tty.is_empty()).then(|| terminal(&exec.tty));
         process.capabilities = Some(format!("{:016x}", exec.capabilities).into());
-        set_argv(&mut process, &argv);
-        self.put(process, place.container, (who.cgroup_v2, who.cgroup_v1))
+        truncated |= set_argv(&mut process, &argv);
+        (self.put(process, place.container, (who.cgroup_v2, who.cgroup_v1)), truncated)
     }
 
     /// A process ended: it stays for late events until its time is over.
@@ -357,23 +360,37 @@ fn terminal(name: &str) -> Text {
     }
 }
 
-/// Sets args and cmdline, cut to what a batch carries comfortably.
-fn set_argv(process: &mut Process, argv: &[String]) {
+/// Sets args and cmdline, cut so that both fit the wire and args stay JSON. Returns true when something was cut.
+fn set_argv(process: &mut Process, argv: &[String]) -> bool {
     if argv.is_empty() {
-        return;
+        return false;
     }
-    let mut room = ARGV_BYTES_MAX;
-    let mut kept: Vec<&str> = Vec::with_capacity(argv.len());
+    let mut args = String::from("[");
+    let mut cut = false;
     for arg in argv {
-        let cut = arg.floor_char_boundary(room);
-        kept.push(&arg[..cut]);
-        room = room.saturating_sub(cut + 1);
-        if room == 0 {
+        let comma = if args.len() > 1 { "," } else { "" };
+        let mut end = arg.len();
+        let mut text = serde_json::to_string(arg).unwrap_or_default();
+        while args.len() + comma.len() + text.len() + 1 > STRING_BYTES_MAX && end > 0 {
+            // Escapes make JSON longer than the text: halve until it fits.
+            end = arg.floor_char_boundary(end.min(STRING_BYTES_MAX) / 2);
+            text = serde_json::to_string(&arg[..end]).unwrap_or_default();
+        }
+        cut |= end < arg.len();
+        if args.len() + comma.len() + text.len() + 1 > STRING_BYTES_MAX {
+            cut = true;
             break;
         }
+        args.push_str(comma);
+        args.push_str(&text);
     }
-    process.args = serde_json::to_string(&kept).ok().map(Text::from);
-    process.cmdline = Some(kept.join(" ").into());
+    args.push(']');
+    let mut cmdline = argv.join(" ");
+    cut |= cmdline.len() > STRING_BYTES_MAX;
+    cmdline.truncate(cmdline.floor_char_boundary(STRING_BYTES_MAX));
+    process.args = Some(args.into());
+    process.cmdline = Some(cmdline.into());
+    cut
 }
 
 /// Executables from `parent` upwards: its own before those it has.
@@ -392,8 +409,6 @@ const ENDED_MAX: usize = 8_192;
 const ENDED_KEPT_NS: u64 = 60_000_000_000;
 /// Ancestors told.
 const ANCESTORS_MAX: usize = 16;
-/// Bytes of argv told; the kernel allows megabytes.
-const ARGV_BYTES_MAX: usize = 16_384;
 /// Looks into `/proc` per second.
 const READS_PER_SECOND_MAX: u32 = 500;
 

@@ -109,10 +109,20 @@ fn the_number_of_ended_is_bounded() {
 }
 
 #[test]
-fn long_arguments_are_cut_at_a_character() {
+fn long_arguments_are_cut_and_stay_json() {
+    let table = [vec!["ä".repeat(9_000), "more".into()], vec!["\u{1}".repeat(3_000)], vec!["x".into(); 4_000]];
+    for argv in table {
+        let mut process = Process::default();
+        assert!(set_argv(&mut process, &argv));
+        assert!(process.cmdline.unwrap().len() <= STRING_BYTES_MAX);
+        let args = process.args.unwrap();
+        assert!(args.len() <= STRING_BYTES_MAX);
+        let parsed: Vec<String> = serde_json::from_str(&args).unwrap();
+        assert!(argv[0].starts_with(&parsed[0]) && !parsed[0].is_empty());
+    }
     let mut process = Process::default();
-    set_argv(&mut process, &["ä".repeat(ARGV_BYTES_MAX), "more".into()]);
-    assert!(process.cmdline.unwrap().len() <= ARGV_BYTES_MAX);
+    assert!(!set_argv(&mut process, &["a".into(), String::new()]));
+    assert_eq!(process.args.as_deref(), Some(r#"["a",""]"#));
 }
 
 #[test]

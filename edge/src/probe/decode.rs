@@ -48,7 +48,11 @@ pub fn decode(bytes: &[u8]) -> Result<RawEvent, DecodeError> {
     }
     let what = match record.u32(0)? {
         K_EXEC => What::Exec(Box::new(exec(record)?)),
-        K_FORK => What::Fork(Fork { child_start_ns: record.u64(BODY)?, child_pid: record.u32(BODY + 8)?, child_ppid: record.u32(BODY + 12)? }),
+        K_FORK => What::Fork(Fork {
+            child_start_ns: record.u64(BODY)?,
+            child_pid: record.u32(BODY + 8)?,
+            child_ppid: record.u32(BODY + 12)?,
+        }),
         K_EXIT => What::Exit(exit(record.u32(BODY)?)),
         K_TCP => What::Tcp(Box::new(tcp(record)?)),
         K_OPEN => What::Open(open(record)?),
@@ -320,7 +324,10 @@ mod tests {
         assert_eq!((who.start_ns, who.parent_start_ns, who.cgroup_v2, who.cgroup_v1), (1000, 900, 1, 55));
         assert_eq!((who.mnt_ns, who.pid_ns, who.net_ns, who.comm.as_str()), (21, 22, 23, "echo"));
         let What::Exec(exec) = event.what else { panic!("an exec") };
-        assert_eq!((exec.filename.as_slice(), exec.exe.as_slice(), exec.cwd.as_slice()), (&b"/bin/echo"[..], &b"/usr/bin/echo"[..], &b"/tmp"[..]));
+        assert_eq!(
+            (exec.filename.as_slice(), exec.exe.as_slice(), exec.cwd.as_slice()),
+            (&b"/bin/echo"[..], &b"/usr/bin/echo"[..], &b"/tmp"[..])
+        );
         assert_eq!(exec.args, [&b"echo"[..], b"two words", b""]);
         assert_eq!((exec.capabilities, exec.euid, exec.gid, exec.login_uid, exec.session_id), (0xff, 5, 6, Some(1001), 40));
         assert_eq!((exec.tty.as_str(), exec.exe_unlinked, exec.args_truncated), ("pts0", true, false));
@@ -356,7 +363,10 @@ mod tests {
         assert_eq!(decode(&[]), Err(DecodeError::Short { len: 0, at: 4 }));
         assert_eq!(decode(&exit[..100]), Err(DecodeError::Size { len: 100, said: 104 }));
         assert_eq!(decode(&record(99, &[0; 8])), Err(DecodeError::Kind(99)));
-        assert_eq!(decode(&record(K_EXEC, &exec_body(0, [b"", b"", b"", b""])[..40])), Err(DecodeError::Short { len: 136, at: 136 }));
+        assert_eq!(
+            decode(&record(K_EXEC, &exec_body(0, [b"", b"", b"", b""])[..40])),
+            Err(DecodeError::Short { len: 136, at: 152 })
+        );
     }
 
     proptest! {

@@ -98,7 +98,9 @@ impl Report {
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     /// The kernel tells no types.
-    #[error("the kernel has no BTF at /sys/kernel/btf/vmlinux ({0}); it needs CONFIG_DEBUG_INFO_BTF, as distributions since 2021 have")]
+    #[error(
+        "the kernel has no BTF at /sys/kernel/btf/vmlinux ({0}); it needs CONFIG_DEBUG_INFO_BTF, as distributions since 2021 have"
+    )]
     NoBtf(String),
     /// Maps or programs were refused.
     #[error("the kernel refused the programs ({0}); run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")]
@@ -207,7 +209,8 @@ impl Probe {
                 p.attach().map_err(|e| chain(&e))?;
             }
             Program::TracePoint(p) => {
-                let tracefs = tracefs.as_ref().map_err(|e| format!("tracefs: {e}; mount -t tracefs tracefs /sys/kernel/tracing"))?;
+                let tracefs =
+                    tracefs.as_ref().map_err(|e| format!("tracefs: {e}; mount -t tracefs tracefs /sys/kernel/tracing"))?;
                 p.load().map_err(|e| chain(&e))?;
                 let program = p.fd().map_err(|e| chain(&e))?;
                 let event = tracefs.attach(hook.name, program.as_fd()).map_err(|e| format!("tracepoint {}: {e}", hook.name))?;
@@ -233,10 +236,7 @@ impl Probe {
         };
         let link = iterator.attach().and_then(|link| iterator.take_link(link)).map_err(|e| refused(chain(&e)))?;
         let mut rows = Vec::new();
-        link.into_file()
-            .map_err(|e| refused(chain(&e)))?
-            .read_to_end(&mut rows)
-            .map_err(|e| refused(e.to_string()))?;
+        link.into_file().map_err(|e| refused(chain(&e)))?.read_to_end(&mut rows).map_err(|e| refused(e.to_string()))?;
         Ok(rows)
     }
 }
@@ -259,15 +259,23 @@ fn stats(name: &str, program: &Program) -> Option<ProgramStats> {
     let fd = program.fd().ok()?;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
     let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
-    Some(ProgramStats { program: name.to_owned(), calls: field("run_cnt:"), ns: field("run_time_ns:"), skipped: field("recursion_misses:") })
+    Some(ProgramStats {
+        program: name.to_owned(),
+        calls: field("run_cnt:"),
+        ns: field("run_time_ns:"),
+        skipped: field("recursion_misses:"),
+    })
 }
 
 fn check(options: &Options) -> Result<(), Unavailable> {
     if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
         return Err(Unavailable::Options(format!("ring_bytes is {}; a power of two from 4096 is needed", options.ring_bytes)));
     }
-    if options.open.prefixes.len() > PREFIXES_MAX || options.open.prefixes.iter().any(|p| p.is_empty() || p.len() > PREFIX_BYTES) {
-        return Err(Unavailable::Options(format!("at most {PREFIXES_MAX} open prefixes of 1 to {PREFIX_BYTES} bytes fit the kernel filter")));
+    if options.open.prefixes.len() > PREFIXES_MAX || options.open.prefixes.iter().any(|p| p.is_empty() || p.len() > PREFIX_BYTES)
+    {
+        return Err(Unavailable::Options(format!(
+            "at most {PREFIXES_MAX} open prefixes of 1 to {PREFIX_BYTES} bytes fit the kernel filter"
+        )));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod load;
+pub mod procfs;
 pub mod raw;
 pub mod ring;
 pub mod system;
@@ -23,7 +24,8 @@ impl BootClock {
     pub fn measure() -> Self {
         let (mut best, mut offset_ns) = (i64::MAX, 0);
         for _ in 0..5 {
-            let (before, wall, after) = (clock_ns(libc::CLOCK_BOOTTIME), clock_ns(libc::CLOCK_REALTIME), clock_ns(libc::CLOCK_BOOTTIME));
+            let (before, wall, after) =
+                (clock_ns(libc::CLOCK_BOOTTIME), clock_ns(libc::CLOCK_REALTIME), clock_ns(libc::CLOCK_BOOTTIME));
             if after - before < best {
                 best = after - before;
                 offset_ns = wall - (before + (after - before) / 2);

@@ -84,7 +84,8 @@ impl Ring {
     /// What found no room until now.
     pub fn dropped(&self) -> Result<Dropped, ReadError> {
         let count = |kind: u32| -> Result<u64, ReadError> {
-            let per_cpu = self.drops.get(&kind, 0).map_err(|e| ReadError::Refused { what: "drop counters", why: e.to_string() })?;
+            let per_cpu =
+                self.drops.get(&kind, 0).map_err(|e| ReadError::Refused { what: "drop counters", why: e.to_string() })?;
             Ok(per_cpu.iter().sum())
         };
         Ok(Dropped {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,13 @@ pub fn boot_clock_ns() -> u64 {
 /// The wall clock in nanoseconds since the Unix epoch.
 pub fn wall_clock_ns() -> i64 {
     i64::try_from(clock_ns(libc::CLOCK_REALTIME)).unwrap_or(i64::MAX)
+}
+
+/// A random number from the kernel.
+pub fn random_u64() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {

@@ -44,7 +44,12 @@ impl Tracefs {
 
     fn id(&self, name: &str) -> io::Result<u64> {
         let path = format!("events/syscalls/{name}/id");
-        let fd = rustix::fs::openat(&self.root, path.as_str(), rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+        let fd = rustix::fs::openat(
+            &self.root,
+            path.as_str(),
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
         let mut text = String::new();
         File::from(fd).read_to_string(&mut text)?;
         text.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{path} holds no number")))

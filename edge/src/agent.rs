@@ -1,0 +1,295 @@
+//! The one loop: collect, enrich, batch, ship. It alone reads clocks.
+//!
+//! Order of start: hooks first, then the state of the host, so that nothing falls between. Order of stop: hooks detached, ring
+//! drained, losses and `host_stop` told, everything flushed.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+use weir_config::AgentConfig;
+use weir_schema::{Container, Epoch, Event, Fields, Host, Kind, Lane};
+use weir_transport::{Client, ClientConfig};
+
+use crate::batch::Batcher;
+use crate::clock::Clock;
+use crate::enrich::cgroup::Mounts;
+use crate::enrich::host::{addresses_json, boot_id, host_name};
+use crate::enrich::place::Places;
+use crate::enrich::proc::Proc;
+use crate::enrich::process::Processes;
+use crate::enrich::runtime::Runtimes;
+use crate::enrich::{Enricher, Source};
+use crate::error::Error;
+use crate::loss::{Losses, Reason};
+use crate::probe::RawEvent;
+use crate::probe::system::{addresses, boot_clock_ns, random_u64, wall_clock_ns};
+use crate::sample::{self, Sampler};
+use crate::ship::Shipper;
+use crate::start::{Collecting, start_detail};
+
+/// What an agent did in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Events that got a seq.
+    pub events: u64,
+    /// Events that nodes made durable.
+    pub acked_events: u64,
+    /// Events lost, all of them told as `loss`.
+    pub lost_events: u64,
+    /// Frames that no node had acknowledged at the end.
+    pub unacked_frames: u64,
+}
+
+/// Runs the agent until `shutdown` is ready. Needs a tokio runtime; one thread is enough.
+pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<Summary, Error> {
+    let mut agent = Agent::start(config)?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut samples = every(agent.config.sample_interval_ms);
+    let mut seconds = every(SECOND_MS);
+    let stopped = loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break Ok(()),
+            () = agent.collecting.wait() => {}
+            _ = samples.tick() => agent.sample(),
+            _ = seconds.tick() => agent.each_second(),
+            () = at(agent.batcher.next_due()) => {}
+        }
+        match agent.pass() {
+            Ok(Work::Done) => {}
+            // The ring is not empty: let the session have its turn, then go on at once.
+            Ok(Work::More) => tokio::task::yield_now().await,
+            Err(error) => break Err(error),
+        }
+    };
+    let summary = agent.stop().await;
+    stopped.and(summary)
+}
+
+struct Agent {
+    config: AgentConfig,
+    collecting: Collecting,
+    enricher: Enricher,
+    sampler: Sampler,
+    batcher: Batcher,
+    shipper: Shipper,
+    losses: Losses,
+    addresses: BTreeSet<IpAddr>,
+    detail: serde_json::Map<String, serde_json::Value>,
+    host_place: Arc<Container>,
+    raw: Vec<RawEvent>,
+    events: Vec<Event>,
+    told: u64,
+    seconds: u64,
+}
+
+enum Work {
+    Done,
+    More,
+}
+
+impl Agent {
+    fn start(config: AgentConfig) -> Result<Self, Error> {
+        let epoch = Epoch(random_u64().map_err(|source| Error::System { what: "draw a random number", source })?);
+        let client = Client::start(ClientConfig::from(&config), epoch)?;
+        let shipper = Shipper::new(client, config.memory_bytes_max);
+        let proc = Proc::new(&config.collector.proc_root);
+        let mounts = Mounts::read().below(&config.collector.cgroup_root);
+        let mut collecting = Collecting::start(&config.collector, proc.clone(), mounts.clone());
+
+        let now_ns = boot_clock_ns();
+        let places = Places::new(mounts.clone(), config.apps.clone(), Runtimes::new("/"));
+        let clock = Clock::new(now_ns, wall_clock_ns());
+        let source = if collecting.is_kernel() { Source::Kernel } else { Source::Polls };
+        let mut enricher = Enricher::new(clock, Processes::new(proc), places, source);
+        let name = config.host.clone().unwrap_or_else(host_name);
+        let host = Arc::new(Host {
+            host: name.as_str().into(),
+            cloud: config.cloud.as_deref().map(Into::into),
+            zone: config.zone.as_deref().map(Into::into),
+            boot_id: boot_id(),
+            simulated: false,
+        });
+        let mut events = Vec::new();
+        enricher.load(now_ns, &mut events);
+        let host_place = enricher.places().of_text("", None, now_ns).container;
+        let mut agent = Self {
+            detail: start_detail(&collecting),
+            sampler: Sampler::new(mounts, &config.collector.proc_root),
+            batcher: Batcher::new(host, epoch, config.batch.clone()),
+            shipper,
+            enricher,
+            losses: Losses::default(),
+            addresses: addresses(),
+            host_place,
+            raw: collecting.state_at_start(),
+            events: Vec::new(),
+            told: 0,
+            seconds: 0,
+            collecting,
+            config,
+        };
+        agent.push_host_start();
+        agent.events.append(&mut events);
+        tracing::info!(host = %name, epoch = epoch.0, kernel = agent.collecting.is_kernel(), processes = agent.enricher.processes().len(), "agent started");
+        Ok(agent)
+    }
+
+    /// Takes what there is, up to a limit, and ships what is due.
+    fn pass(&mut self) -> Result<Work, Error> {
+        let read = self.collecting.collect(boot_clock_ns(), &mut self.raw, &mut self.losses);
+        self.shipper.refresh(&mut self.losses)?;
+        for raw in self.raw.drain(..) {
+            self.enricher.enrich(&raw, &mut self.events);
+        }
+        let now = Instant::now();
+        self.batch_events(now)?;
+        for frame in self.batcher.due(now)? {
+            self.shipper.ship(frame)?;
+        }
+        Ok(if read >= RECORDS_PER_PASS_MAX { Work::More } else { Work::Done })
+    }
+
+    fn batch_events(&mut self, now: Instant) -> Result<(), Error> {
+        for event in self.events.drain(..) {
+            let lane = event.kind.lane();
+            if !self.shipper.admits(lane) {
+                self.losses.add(lane.as_str(), Reason::MemoryFull, 1);
+                continue;
+            }
+            self.told += 1;
+            for frame in self.batcher.push(&event, now)? {
+                self.shipper.ship(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self) {
+        let now_ns = boot_clock_ns();
+        let time = self.enricher.wall_ns(now_ns);
+        let live: Vec<_> =
+            self.enricher.places().cgroup_table().containers().map(|(hierarchy, cgroup)| (hierarchy, cgroup.clone())).collect();
+        let places = self.enricher.places();
+        let targets = sample::targets(live.iter().map(|(hierarchy, cgroup)| (*hierarchy, cgroup)), |cgroup| {
+            places.of_cgroup(cgroup, now_ns).container
+        });
+        let processes = self.enricher.processes().len() as u64;
+        let host = sample::Host { time, processes, container: Some(self.host_place.clone()) };
+        self.events.extend(self.sampler.round(&targets, &host, now_ns));
+    }
+
+    fn each_second(&mut self) {
+        let now_ns = boot_clock_ns();
+        self.seconds += 1;
+        self.tell_losses(now_ns);
+        if self.seconds.is_multiple_of(CLOCK_SECONDS) {
+            let moved_ns = self.enricher.clock().measure(now_ns, wall_clock_ns());
+            if moved_ns.unsigned_abs() >= CLOCK_STEP_NS {
+                tracing::warn!(
+                    moved_ms = moved_ns / 1_000_000,
+                    "the wall clock was set: later events follow it, earlier ones stay"
+                );
+            }
+            self.enricher.expire(now_ns);
+            metrics::gauge!(crate::metrics::PROCESSES).set(self.enricher.processes().len() as f64);
+            let found = addresses();
+            if found != self.addresses {
+                tracing::info!(addresses = found.len(), "the host's addresses changed");
+                self.addresses = found;
+                self.detail.insert("repeated".into(), true.into());
+                self.push_host_start();
+            }
+        }
+        if self.seconds.is_multiple_of(SWEEP_SECONDS) {
+            self.enricher.sweep(now_ns);
+        }
+    }
+
+    fn tell_losses(&mut self, now_ns: u64) {
+        if let Some(dropped) = self.collecting.dropped() {
+            self.losses.kernel(dropped);
+        }
+        if self.losses.is_pending() && self.shipper.admits(Lane::Security) {
+            self.events.extend(self.losses.take(self.enricher.wall_ns(now_ns)));
+        }
+    }
+
+    fn push_host_start(&mut self) {
+        let fields = Fields {
+            addresses: Some(addresses_json(&self.addresses)),
+            detail: Some(serde_json::Value::Object(self.detail.clone()).to_string().into()),
+            ..Fields::default()
+        };
+        self.push_host(Kind::HostStart, fields);
+    }
+
+    fn push_host(&mut self, kind: Kind, fields: Fields) {
+        let time = self.enricher.wall_ns(boot_clock_ns());
+        self.events.push(Event { time, kind, process: None, container: Some(self.host_place.clone()), fields });
+    }
+
+    async fn stop(mut self) -> Result<Summary, Error> {
+        let collecting = std::mem::replace(&mut self.collecting, Collecting::Ended);
+        let dropped = collecting.finish(&mut self.raw, &mut self.losses);
+        for raw in self.raw.drain(..) {
+            self.enricher.enrich(&raw, &mut self.events);
+        }
+        if let Some(dropped) = dropped {
+            self.losses.kernel(dropped);
+        }
+        let now_ns = boot_clock_ns();
+        self.tell_losses(now_ns);
+        self.batch_events(Instant::now())?;
+        // The very last event of the security lane: what comes before it is whole.
+        self.push_host(Kind::HostStop, Fields::default());
+        self.batch_events(Instant::now())?;
+        for frame in self.batcher.finish()? {
+            self.shipper.ship(frame)?;
+        }
+        let stats = self.shipper.finish(FLUSH_TIME_MAX).await;
+        let summary = Summary {
+            events: self.told,
+            acked_events: stats.acked_events,
+            lost_events: self.losses.total(),
+            unacked_frames: stats.unacked_frames,
+        };
+        tracing::info!(
+            events = summary.events,
+            acked = summary.acked_events,
+            lost = summary.lost_events,
+            unacked_frames = summary.unacked_frames,
+            "agent stopped"
+        );
+        Ok(summary)
+    }
+}
+
+fn every(interval_ms: u64) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(Duration::from_millis(interval_ms));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    interval
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Records taken before the session has its turn: about 10 ms of work.
+pub(crate) const RECORDS_PER_PASS_MAX: usize = 4_096;
+const SECOND_MS: u64 = 1_000;
+/// How often the clocks are compared and the tables cleaned, in seconds.
+const CLOCK_SECONDS: u64 = 10;
+/// How often processes whose exit was lost are looked for, in seconds.
+const SWEEP_SECONDS: u64 = 60;
+/// A move of the wall clock that people should know of.
+const CLOCK_STEP_NS: u64 = 1_000_000_000;
+/// How long a stopping agent waits for the last acknowledgements.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);

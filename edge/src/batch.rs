@@ -1,0 +1,161 @@
+//! Groups events into frames: one batch per lane, finished by number, size or age.
+//!
+//! Promise: an event that was pushed is in exactly one frame, and each lane's frames have dense seqs from 0. What is not pushed has
+//! no seq, so whoever drops an event before this door leaves no gap behind. Time is an argument.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weir_config::BatchLimits;
+use weir_schema::{BatchBuilder, Epoch, Event, Frame, Host, Lane, Refused, Seq};
+
+use crate::error::Error;
+
+/// The open batches of all lanes.
+pub struct Batcher {
+    limits: BatchLimits,
+    lanes: [Open; Lane::ALL.len()],
+}
+
+struct Open {
+    lane: Lane,
+    builder: BatchBuilder,
+    /// When the oldest event came.
+    since: Option<Instant>,
+}
+
+impl Batcher {
+    /// Batches of `host` in run `epoch`. Every lane begins at seq 0.
+    pub fn new(host: Arc<Host>, epoch: Epoch, limits: BatchLimits) -> Self {
+        let open = |lane| Open { lane, builder: BatchBuilder::new(host.clone(), epoch, lane, Seq(0)), since: None };
+        Self { limits, lanes: Lane::ALL.map(open) }
+    }
+
+    /// Takes an event; returns the frames that this completes: mostly none, seldom one.
+    pub fn push(&mut self, event: &Event, now: Instant) -> Result<Vec<Frame>, Error> {
+        let (events_max, bytes_max) = (self.limits.events_max, self.limits.bytes_max);
+        let open = self.open(event.kind.lane());
+        let mut frames = Vec::new();
+        match open.builder.push(event) {
+            Ok(()) => {}
+            Err(Refused::Full) => {
+                frames.push(open.finish()?);
+                // An empty batch has room for any event: its texts are cut to the wire's limits.
+                let again = open.builder.push(event);
+                assert_eq!(again, Ok(()), "an empty batch takes any event of its lane");
+            }
+            Err(Refused::WrongLane) => unreachable!("the lane was taken from the event's kind"),
+        }
+        open.since.get_or_insert(now);
+        if open.builder.len() >= events_max || open.builder.bytes_estimate() >= bytes_max {
+            frames.push(open.finish()?);
+        }
+        Ok(frames)
+    }
+
+    /// The frames of batches that are old enough by `now`.
+    pub fn due(&mut self, now: Instant) -> Result<Vec<Frame>, Error> {
+        let age_max = self.age_max();
+        self.finish_those(|since| since + age_max <= now)
+    }
+
+    /// When the next batch is due; nothing while all are empty.
+    pub fn next_due(&self) -> Option<Instant> {
+        let age_max = self.age_max();
+        self.lanes.iter().filter_map(|open| open.since).min().map(|since| since + age_max)
+    }
+
+    /// The frames of all open batches.
+    pub fn finish(&mut self) -> Result<Vec<Frame>, Error> {
+        self.finish_those(|_| true)
+    }
+
+    /// Texts cut to the wire's limit so far.
+    pub fn texts_cut(&self) -> u64 {
+        self.lanes.iter().map(|open| open.builder.texts_cut()).sum()
+    }
+
+    fn age_max(&self) -> Duration {
+        Duration::from_millis(self.limits.age_ms_max)
+    }
+
+    fn finish_those(&mut self, is_due: impl Fn(Instant) -> bool) -> Result<Vec<Frame>, Error> {
+        let due = self.lanes.iter_mut().filter(|open| open.since.is_some_and(&is_due));
+        due.map(Open::finish).collect()
+    }
+
+    fn open(&mut self, lane: Lane) -> &mut Open {
+        self.lanes.iter_mut().find(|open| open.lane == lane).expect("one batch per lane")
+    }
+}
+
+impl Open {
+    fn finish(&mut self) -> Result<Frame, Error> {
+        self.since = None;
+        Ok(self.builder.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_schema::{Decoder, Fields, Kind};
+
+    fn batcher(limits: BatchLimits) -> Batcher {
+        Batcher::new(Arc::new(Host { host: "h".into(), ..Host::default() }), Epoch(7), limits)
+    }
+
+    fn event(kind: Kind, time: i64) -> Event {
+        Event { time, kind, process: None, container: None, fields: Fields::default() }
+    }
+
+    fn keys(frames: &[Frame]) -> Vec<(Lane, u64, u32)> {
+        frames.iter().map(|frame| (frame.header.lane, frame.header.first_seq.0, frame.header.count)).collect()
+    }
+
+    #[tokio::test]
+    async fn lanes_have_their_own_batches_and_dense_seqs() {
+        let now = Instant::now();
+        let mut batcher = batcher(BatchLimits { events_max: 2, ..BatchLimits::default() });
+        let mut frames = Vec::new();
+        for (time, kind) in [Kind::Exec, Kind::Connect, Kind::Exec, Kind::Exec, Kind::Connect, Kind::Exec].into_iter().enumerate()
+        {
+            frames.extend(batcher.push(&event(kind, time as i64), now).unwrap());
+        }
+        let expected = [(Lane::Security, 0, 2), (Lane::Network, 0, 2), (Lane::Security, 2, 2)];
+        assert_eq!(keys(&frames), expected);
+        assert!(batcher.finish().unwrap().is_empty());
+        let first = frames[0].decode(&mut Decoder::default()).unwrap().events();
+        assert_eq!(first.iter().map(|event| event.time).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn age_ends_a_batch() {
+        let now = Instant::now();
+        let mut batcher = batcher(BatchLimits { age_ms_max: 50, ..BatchLimits::default() });
+        assert_eq!(batcher.next_due(), None);
+        batcher.push(&event(Kind::Open, 0), now).unwrap();
+        batcher.push(&event(Kind::Exec, 0), now + Duration::from_millis(20)).unwrap();
+        assert_eq!(batcher.next_due(), Some(now + Duration::from_millis(50)));
+        assert!(batcher.due(now + Duration::from_millis(49)).unwrap().is_empty());
+        assert_eq!(keys(&batcher.due(now + Duration::from_millis(50)).unwrap()), [(Lane::File, 0, 1)]);
+        assert_eq!(keys(&batcher.finish().unwrap()), [(Lane::Security, 0, 1)]);
+        assert_eq!(batcher.next_due(), None);
+    }
+
+    #[tokio::test]
+    async fn size_ends_a_batch() {
+        let now = Instant::now();
+        let mut batcher = batcher(BatchLimits { bytes_max: 4096, ..BatchLimits::default() });
+        let mut frames = Vec::new();
+        for number in 0..2_000_i64 {
+            let mut event = event(Kind::Open, number);
+            event.fields.path = Some(format!("/a/rather/long/path/{number}").into());
+            frames.extend(batcher.push(&event, now).unwrap());
+        }
+        frames.extend(batcher.finish().unwrap());
+        assert!(frames.len() > 1);
+        assert_eq!(frames.iter().map(|frame| u64::from(frame.header.count)).sum::<u64>(), 2_000);
+    }
+}

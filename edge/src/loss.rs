@@ -1,0 +1,155 @@
+//! What was lost, why and how much: counted here, told as `loss` events.
+//!
+//! Promise: every count is told exactly once, in a `loss` event of its class and reason. A loss that cannot be told now (no memory)
+//! stays counted until it can.
+
+use std::collections::BTreeMap;
+
+use weir_schema::{Event, Fields, Kind, Lane};
+
+use crate::probe::Dropped;
+
+/// Why events were lost: a short closed list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The ring between kernel and agent had no room.
+    RingFull,
+    /// The kernel skipped a hook because another of ours was interrupted on that CPU.
+    KernelSkipped,
+    /// A kernel record could not be decoded.
+    Undecoded,
+    /// Un-acknowledged frames filled the agent's memory.
+    MemoryFull,
+    /// A node will never take the frame.
+    Refused,
+}
+
+impl Reason {
+    /// The word in `loss_reason` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::KernelSkipped => "kernel_skipped",
+            Self::Undecoded => "undecoded",
+            Self::MemoryFull => "memory_full",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Losses not yet told.
+#[derive(Debug, Default)]
+pub struct Losses {
+    counts: BTreeMap<(&'static str, Reason), u64>,
+    /// Lost frames: they had seqs.
+    frames: Vec<(Lane, u64, u32)>,
+    kernel: Dropped,
+    total: u64,
+}
+
+impl Losses {
+    /// Counts events of `class` (a lane or a kind) that never had a seq.
+    pub fn add(&mut self, class: &'static str, reason: Reason, count: u64) {
+        if count > 0 {
+            *self.counts.entry((class, reason)).or_insert(0) += count;
+            self.total += count;
+            metrics::counter!(crate::metrics::LOST, "class" => class, "reason" => reason.as_str()).increment(count);
+        }
+    }
+
+    /// Counts a frame that had seqs and is gone.
+    pub fn add_frame(&mut self, lane: Lane, first_seq: u64, count: u32) {
+        self.frames.push((lane, first_seq, count));
+        self.total += u64::from(count);
+        metrics::counter!(crate::metrics::LOST, "class" => lane.as_str(), "reason" => Reason::Refused.as_str())
+            .increment(u64::from(count));
+    }
+
+    /// Takes the kernel's counters, which only grow.
+    pub fn kernel(&mut self, now: Dropped) {
+        let old = std::mem::replace(&mut self.kernel, now);
+        let classes = [
+            ("exec", now.exec, old.exec),
+            ("fork", now.fork, old.fork),
+            ("exit", now.exit, old.exit),
+            (Lane::Network.as_str(), now.tcp, old.tcp),
+            ("open", now.open, old.open),
+            ("cgroup", now.cgroup, old.cgroup),
+        ];
+        for (class, now, old) in classes {
+            self.add(class, Reason::RingFull, now.saturating_sub(old));
+        }
+        self.add("any", Reason::KernelSkipped, now.skipped.saturating_sub(old.skipped));
+        // `skipped` is read at the end only; in between it is zero and must not be forgotten.
+        self.kernel.skipped = now.skipped.max(old.skipped);
+    }
+
+    /// All losses so far, told or not.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// True when there is something to tell.
+    pub fn is_pending(&self) -> bool {
+        !self.counts.is_empty() || !self.frames.is_empty()
+    }
+
+    /// The events that tell what was lost since the last call.
+    pub fn take(&mut self, time: i64) -> Vec<Event> {
+        let event = |class: &str, reason: Reason, count: u64, seqs: (u64, u64)| {
+            let fields = Fields {
+                loss_class: Some(class.into()),
+                loss_first: Some(seqs.0),
+                loss_last: Some(seqs.1),
+                loss_count: Some(count),
+                loss_reason: Some(reason.as_str().into()),
+                ..Fields::default()
+            };
+            Event { time, kind: Kind::Loss, process: None, container: None, fields }
+        };
+        let counts = std::mem::take(&mut self.counts);
+        let mut events: Vec<Event> =
+            counts.into_iter().map(|((class, reason), count)| event(class, reason, count, (0, 0))).collect();
+        events.extend(self.frames.drain(..).map(|(lane, first, count)| {
+            let last = first + u64::from(count).saturating_sub(1);
+            event(lane.as_str(), Reason::Refused, u64::from(count), (first, last))
+        }));
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(losses: &mut Losses) -> Vec<(String, String, u64)> {
+        let events = losses.take(0);
+        let text = |text: &Option<weir_schema::Text>| text.as_deref().unwrap_or("").to_owned();
+        let row =
+            |event: &Event| (text(&event.fields.loss_class), text(&event.fields.loss_reason), event.fields.loss_count.unwrap());
+        events.iter().map(row).collect()
+    }
+
+    #[test]
+    fn kernel_counters_become_differences() {
+        let mut losses = Losses::default();
+        losses.kernel(Dropped { exec: 2, tcp: 5, ..Dropped::default() });
+        losses.kernel(Dropped { exec: 3, tcp: 5, ..Dropped::default() });
+        let expected = [("exec".into(), "ring_full".into(), 3), ("network".into(), "ring_full".into(), 5)];
+        assert_eq!(told(&mut losses), expected);
+        losses.kernel(Dropped { exec: 3, tcp: 5, skipped: 4, ..Dropped::default() });
+        assert_eq!(told(&mut losses), [("any".into(), "kernel_skipped".into(), 4)]);
+        assert!(!losses.is_pending());
+        assert_eq!(losses.total(), 12);
+    }
+
+    #[test]
+    fn frames_tell_their_seqs() {
+        let mut losses = Losses::default();
+        losses.add("file", Reason::MemoryFull, 0);
+        assert!(!losses.is_pending());
+        losses.add_frame(Lane::File, 100, 50);
+        let events = losses.take(9);
+        assert_eq!((events[0].fields.loss_first, events[0].fields.loss_last, events[0].time), (Some(100), Some(149), 9));
+    }
+}
