@@ -81,7 +81,9 @@ fn an_exec_carries_exact_arguments_and_resolved_paths() -> Result<(), Skip> {
     let pid = child.id();
     child.wait().expect("our child");
     let killed = run_killed();
-    lab.until(|events| has(events, pid, |what| matches!(what, What::Exit(_))) && has(events, killed, |what| matches!(what, What::Exit(_))));
+    lab.until(|events| {
+        has(events, pid, |what| matches!(what, What::Exit(_))) && has(events, killed, |what| matches!(what, What::Exit(_)))
+    });
 
     let (who, exec) = exec_of(&lab.events, pid);
     assert_eq!(exec.filename, b"/bin/echo");
@@ -148,7 +150,8 @@ fn a_hundred_connections_are_seen_from_both_ends() -> Result<(), Skip> {
     lab.until(|events| tcp(events, port, TcpOp::Close).len() >= 200);
     lab.settle();
 
-    let (connects, accepts, closes) = (tcp(&lab.events, port, TcpOp::Connect), tcp(&lab.events, port, TcpOp::Accept), tcp(&lab.events, port, TcpOp::Close));
+    let (connects, accepts, closes) =
+        (tcp(&lab.events, port, TcpOp::Connect), tcp(&lab.events, port, TcpOp::Accept), tcp(&lab.events, port, TcpOp::Close));
     assert_eq!((connects.len(), accepts.len(), closes.len()), (100, 100, 200));
     assert_eq!(tcp(&lab.events, port, TcpOp::Listen).len(), 1);
     let me = std::process::id();
@@ -170,7 +173,8 @@ fn a_hundred_connections_are_seen_from_both_ends() -> Result<(), Skip> {
         cookies.extend([connect.cookie, accept.cookie]);
     }
     assert_eq!(cookies.len(), 200);
-    let mut sent: Vec<_> = closes.iter().filter(|(_, c)| c.role == Some(Role::Client)).map(|(_, c)| (c.bytes_sent, c.bytes_received)).collect();
+    let mut sent: Vec<_> =
+        closes.iter().filter(|(_, c)| c.role == Some(Role::Client)).map(|(_, c)| (c.bytes_sent, c.bytes_received)).collect();
     sent.sort_unstable();
     assert_eq!(sent, (0..100).map(|i| (1 + i * 37, i * 1001)).collect::<Vec<_>>());
     Ok(())
@@ -191,7 +195,11 @@ fn a_refused_connect_says_why() -> Result<(), Skip> {
 
 fn a_connect_without_route_says_why() -> Result<(), Skip> {
     let mut lab = Lab::new(all())?;
-    let mut child = Command::new("unshare").args(["-n", "bash", "-c", "echo > /dev/tcp/203.0.113.9/443"]).stderr(Stdio::null()).spawn().map_err(|e| Skip(format!("unshare: {e}")))?;
+    let mut child = Command::new("unshare")
+        .args(["-n", "bash", "-c", "echo > /dev/tcp/203.0.113.9/443"])
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| Skip(format!("unshare: {e}")))?;
     let pid = child.id();
     child.wait().expect("our child");
     lab.until(|events| has(events, pid, |what| matches!(what, What::Exit(_))));
@@ -213,12 +221,17 @@ fn a_short_container_leaves_its_cgroup_on_every_record() -> Result<(), Skip> {
     let cgroup = Group::make(&root, &format!("kubepods/burstable/pod{}/{id}", std::process::id()))?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = listener.local_addr().expect("bound").port();
-    let script = format!("echo $$ > {}/cgroup.procs; exec bash -c 'echo > /dev/tcp/127.0.0.1/{port}; sleep 0.05'", cgroup.path.display());
+    let script =
+        format!("echo $$ > {}/cgroup.procs; exec bash -c 'echo > /dev/tcp/127.0.0.1/{port}; sleep 0.05'", cgroup.path.display());
     let mut child = Command::new("sh").args(["-c", &script]).spawn().expect("sh exists");
     let pid = child.id();
     assert!(child.wait().expect("our child").success());
     drop(cgroup);
-    lab.until(|events| has(events, pid, |what| matches!(what, What::Exit(_))) && rmdir(events, &id).is_some() && !tcp(events, port, TcpOp::Connect).is_empty());
+    lab.until(|events| {
+        has(events, pid, |what| matches!(what, What::Exit(_)))
+            && rmdir(events, &id).is_some()
+            && !tcp(events, port, TcpOp::Connect).is_empty()
+    });
 
     let made = lab.events.iter().find_map(|e| match &e.what {
         What::Cgroup(c) if c.op == CgroupOp::Mkdir && c.path.ends_with(id.as_bytes()) => Some(c.clone()),
@@ -434,7 +447,11 @@ impl Drop for Group {
 fn cgroup_root() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
     let find = |wanted: &dyn Fn(&[&str]) -> bool| {
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|m| m.len() > 3 && wanted(m)).map(|m| PathBuf::from(m[1]))
+        mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|m| m.len() > 3 && wanted(m))
+            .map(|m| PathBuf::from(m[1]))
     };
     find(&|m| m[2] == "cgroup" && m[3].split(',').any(|o| o == "memory")).or_else(|| find(&|m| m[2] == "cgroup2"))
 }
@@ -474,7 +491,9 @@ fn exit_of(events: &[RawEvent], pid: u32) -> Vec<(u8, u8)> {
 
 fn tcp(events: &[RawEvent], port: u16, op: TcpOp) -> Vec<(Who, Tcp)> {
     let of = |e: &RawEvent| match &e.what {
-        What::Tcp(t) if t.op == op && (t.local.1 == port || t.peer.1 == port) => Some((e.who.clone().unwrap_or_default(), (**t).clone())),
+        What::Tcp(t) if t.op == op && (t.local.1 == port || t.peer.1 == port) => {
+            Some((e.who.clone().unwrap_or_default(), (**t).clone()))
+        }
         _ => None,
     };
     events.iter().filter_map(of).collect()
