@@ -146,6 +146,7 @@ fn alert(code: TransportErrorCode) -> &'static str {
         45 => "it has expired or is not valid yet",
         46 => "it is not an agent's of this fleet",
         48 => "its authority is unknown there",
+        51 => "another authority of the same name signed it",
         116 => "it is missing",
         43 => "it is not for agents",
         49 => "access denied",

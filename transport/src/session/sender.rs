@@ -390,3 +390,86 @@ const ACK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Most refusals kept until they are asked for.
 const REFUSED_KEPT_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weir_schema::{BatchBuilder, Event, Host};
+
+    use super::*;
+    use crate::ack::AckRanges;
+    use crate::message::Ack;
+
+    fn frame(first: u64, count: u64) -> Frame {
+        let mut builder = BatchBuilder::new(Arc::new(Host::default()), Epoch(1), Lane::Security, Seq(first));
+        (0..count).for_each(|_| builder.push(&Event::default()).unwrap());
+        builder.finish().unwrap()
+    }
+
+    fn sender(frames: &[(u64, u64)]) -> Sender {
+        let limits = SenderLimits { memory_bytes_max: 1 << 20, software: "test".into() };
+        let mut sender = Sender::new(limits, Epoch(1));
+        frames.iter().for_each(|&(first, count)| sender.push(frame(first, count)).unwrap());
+        sender
+    }
+
+    fn welcome(credit_bytes: u64, frame_bytes_max: u32) -> Message {
+        let node = Name::new("n1").unwrap();
+        Message::Welcome(Welcome { version: PROTOCOL_VERSION, node, acked: Vec::new(), credit_bytes, frame_bytes_max })
+    }
+
+    fn ack(acked: AckRanges) -> Message {
+        let lanes = vec![LaneAck { epoch: Epoch(1), lane: Lane::Security, acked }];
+        Message::Ack(Ack { lanes, credit_bytes: 0 })
+    }
+
+    #[test]
+    fn only_wholly_covered_frames_are_forgotten() {
+        let now = Instant::now();
+        let mut sender = sender(&[(0, 4), (4, 4), (8, 4), (12, 4)]);
+        sender.connected(now);
+        sender.handle(now, welcome(1 << 20, 1 << 20)).unwrap();
+        let mut acked = AckRanges::below(Seq(7));
+        acked.add(Seq(9)..Seq(16));
+        sender.handle(now, ack(acked)).unwrap();
+        assert_eq!((sender.stats().acked_frames, sender.stats().unacked_frames), (2, 2));
+        sender.handle(now, ack(AckRanges::below(Seq(12)))).unwrap();
+        assert_eq!((sender.stats().acked_events, sender.stats().unacked_bytes), (16, 0));
+    }
+
+    #[test]
+    fn credit_and_the_nodes_frame_limit_hold() {
+        let now = Instant::now();
+        let mut sender = sender(&[(0, 1), (1, 1), (2, 1)]);
+        let length = frame(0, 1).bytes.len() as u64;
+        sender.connected(now);
+        assert!(matches!(sender.poll_transmit(now), Some(Transmit::Message(Message::Hello(_)))));
+        assert_eq!(sender.poll_transmit(now), None);
+        sender.handle(now, welcome(2 * length, 1 << 20)).unwrap();
+        assert!(matches!(sender.poll_transmit(now), Some(Transmit::Frame(_))));
+        assert!(matches!(sender.poll_transmit(now), Some(Transmit::Frame(_))));
+        assert_eq!(sender.poll_transmit(now), None);
+        sender.connected(now);
+        sender.handle(now, welcome(1 << 20, length as u32 - 1)).unwrap();
+        assert!(matches!(sender.poll_transmit(now), Some(Transmit::Message(Message::Hello(_)))));
+        assert_eq!(sender.poll_transmit(now), None);
+        assert_eq!((sender.stats().refused_events, sender.stats().unacked_frames), (3, 0));
+        assert!(sender.take_refused().iter().all(|nack| nack.refusal == RefusedReason::Limit));
+    }
+
+    #[test]
+    fn a_silent_node_is_given_up() {
+        let now = Instant::now();
+        let mut sender = sender(&[(0, 1)]);
+        sender.connected(now);
+        assert_eq!(sender.overdue(now + WELCOME_TIME_MAX), Some(ProtocolError::Slow("Welcome")));
+        sender.handle(now, welcome(1 << 20, 1 << 20)).unwrap();
+        assert_eq!(sender.overdue(now + ACK_TIME_MAX), None);
+        while sender.poll_transmit(now).is_some() {}
+        assert_eq!(sender.overdue(now + ACK_TIME_MAX), Some(ProtocolError::Slow("an ack")));
+        assert!(matches!(sender.push(frame(0, 1)), Err(NotTaken::Key(_))));
+        assert!(sender.handle(now, Message::Bye(Bye::Full)).is_ok());
+        assert_eq!((sender.bye(), sender.deadline()), (Some(Bye::Full), None));
+    }
+}
