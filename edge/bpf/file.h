@@ -28,7 +28,8 @@ INL int prefix_matches(struct scratch *s, u32 at)
 	return bpf_map_lookup_elem(&OPEN_PREFIXES, &s->prefix) != 0;
 }
 
-INL int opened(struct sys_exit *ctx)
+/* Attached to the exits of open, openat and openat2. */
+SEC("tracepoint/syscalls/sys_exit_openat") int x_open(struct sys_exit *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	if (ctx->ret < 0 || (u32)task->tgid == SELF) return 0;
@@ -84,7 +85,3 @@ INL int opened(struct sys_exit *ctx)
 	output(&e->head, K_OPEN, offsetof(struct open, path) + len);
 	return 0;
 }
-
-SEC("tracepoint/syscalls/sys_exit_open") int x_open(struct sys_exit *ctx) { return opened(ctx); }
-SEC("tracepoint/syscalls/sys_exit_openat") int x_openat(struct sys_exit *ctx) { return opened(ctx); }
-SEC("tracepoint/syscalls/sys_exit_openat2") int x_openat2(struct sys_exit *ctx) { return opened(ctx); }

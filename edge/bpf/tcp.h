@@ -171,7 +171,8 @@ INL struct sock *tcp_of(struct file *file)
 	return protocol == IPPROTO_TCP && (family == AF_INET || family == AF_INET6) ? sk : 0;
 }
 
-INL int accepted(struct sys_exit *ctx)
+/* Attached to the exits of accept and accept4. */
+SEC("tracepoint/syscalls/sys_exit_accept4") int x_accept(struct sys_exit *ctx)
 {
 	struct sock *sk = ctx->ret < 0 ? 0 : tcp_of(fd_file(ctx->ret));
 	u64 key = (u64)sk;
@@ -195,9 +196,6 @@ INL int accepted(struct sys_exit *ctx)
 	if (state != CLOSED) bpf_map_update_elem(&SOCKETS, &key, &o, BPF_NOEXIST);
 	return 0;
 }
-
-SEC("tracepoint/syscalls/sys_exit_accept") int x_accept(struct sys_exit *ctx) { return accepted(ctx); }
-SEC("tracepoint/syscalls/sys_exit_accept4") int x_accept4(struct sys_exit *ctx) { return accepted(ctx); }
 
 SEC("tracepoint/syscalls/sys_enter_connect") int e_connect(struct sys_enter *ctx)
 {

@@ -211,7 +211,9 @@ impl Probe {
             Program::TracePoint(p) => {
                 let tracefs =
                     tracefs.as_ref().map_err(|e| format!("tracefs: {e}; mount -t tracefs tracefs /sys/kernel/tracing"))?;
-                p.load().map_err(|e| chain(&e))?;
+                if p.fd().is_err() {
+                    p.load().map_err(|e| chain(&e))?;
+                }
                 let program = p.fd().map_err(|e| chain(&e))?;
                 let event = tracefs.attach(hook.name, program.as_fd()).map_err(|e| format!("tracepoint {}: {e}", hook.name))?;
                 self.tracepoints.push(event);
@@ -366,11 +368,11 @@ const fn hook(program: &'static str, name: &'static str, group: Group) -> Hook {
     Hook { program, name, group }
 }
 
-/// Every program of the object. The state of sockets is hooked first: a connect must find its owner kept.
+/// What is attached where; some programs serve several system calls. The state of sockets is hooked first: a connect must find its owner kept.
 const HOOKS: &[Hook] = &[
     hook("on_state", "inet_sock_set_state", Group::Network),
     hook("x_accept", "sys_exit_accept", Group::Network),
-    hook("x_accept4", "sys_exit_accept4", Group::Network),
+    hook("x_accept", "sys_exit_accept4", Group::Network),
     hook("e_connect", "sys_enter_connect", Group::Network),
     hook("x_connect", "sys_exit_connect", Group::Network),
     hook("on_exec", "sched_process_exec", Group::Exec),
@@ -379,8 +381,8 @@ const HOOKS: &[Hook] = &[
     hook("on_cgroup_mkdir", "cgroup_mkdir", Group::Cgroup),
     hook("on_cgroup_rmdir", "cgroup_rmdir", Group::Cgroup),
     hook("on_cgroup_attach", "cgroup_attach_task", Group::Cgroup),
-    hook("x_openat", "sys_exit_openat", Group::File),
-    hook("x_openat2", "sys_exit_openat2", Group::File),
+    hook("x_open", "sys_exit_openat", Group::File),
+    hook("x_open", "sys_exit_openat2", Group::File),
     hook("x_open", "sys_exit_open", Group::File),
     hook("it_task", "iter/task", Group::Always),
     hook("it_tcp", "iter/tcp", Group::Network),
@@ -397,7 +399,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_program_of_the_object_has_a_hook() {
+    fn every_hook_finds_its_program() {
         let object = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
         for hook in HOOKS {
             let name = hook.program.as_bytes();
