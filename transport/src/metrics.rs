@@ -21,7 +21,8 @@ pub(crate) fn frame_refused(reason: RefusedReason) {
     counter!("weir_transport_refused_frames_total", "reason" => reason.as_str()).increment(1);
 }
 
-/// `weir_transport_handshakes_total{outcome}`: `ok`, `certificate`, `timeout`, `flood` or `other`.
+/// `weir_transport_handshakes_total{outcome}`: `ok`, `certificate` (theirs is refused), `ours_refused`, `timeout`, `flood` or
+/// `other`.
 pub(crate) fn handshake(outcome: &'static str) {
     counter!("weir_transport_handshakes_total", "outcome" => outcome).increment(1);
 }

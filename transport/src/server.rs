@@ -209,13 +209,20 @@ async fn admit(shared: Arc<Shared>, incoming: quinn::Incoming) {
 }
 
 fn not_shaken(shared: &Shared, remote: SocketAddr, error: &ConnectionError) {
-    let ConnectionError::TransportError(error) = error else { return metrics::handshake("other") };
-    if !is_tls_alert(error.code) {
-        return metrics::handshake("other");
-    }
-    metrics::handshake("certificate");
-    if let Some(unsaid) = shared.registry.may_warn() {
-        warn!(%remote, reason = error.reason, unsaid, "agent refused (cure: a certificate from `weir ca issue` of this fleet)");
+    match error {
+        ConnectionError::TransportError(error) if is_tls_alert(error.code) => {
+            metrics::handshake("certificate");
+            if let Some(unsaid) = shared.registry.may_warn() {
+                warn!(%remote, reason = error.reason, unsaid, "agent refused (cure: a certificate from `weir ca issue` of this fleet)");
+            }
+        }
+        ConnectionError::ConnectionClosed(close) if is_tls_alert(close.error_code) => {
+            metrics::handshake("ours_refused");
+            if let Some(unsaid) = shared.registry.may_warn() {
+                warn!(%remote, reason = %close, unsaid, "agent refuses this node's certificate (cure: a new one by `weir ca issue`)");
+            }
+        }
+        _ => metrics::handshake("other"),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tracing::warn;
 use weir_config::{ClientTls, ServerTls};
 use weir_schema::{AgentIdentity, Name};
 
@@ -122,6 +124,9 @@ impl Own {
         }
         let chain = certificates(cert)?;
         let key_pem = read(key)?;
+        if std::fs::metadata(key).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+            warn!(?key, "everybody on this host may read this private key (cure: chmod 600)");
+        }
         let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| Error::Content {
             path: key.into(),
             problem: format!("holds no private key ({error})"),

@@ -2,11 +2,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, TransportErrorCode};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::talk::{self, End};
@@ -36,23 +38,25 @@ impl Dialer {
 
 /// The client's task: ends when the client is closed.
 pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls) {
-    let quic = QuicClientConfig::try_from(tls.config.clone()).expect("the provider has the suite of QUIC's first packets");
-    let mut quic = quinn::ClientConfig::new(Arc::new(quic));
-    quic.transport_config(socket::transport(socket::IDLE, 0));
+    let mut quic = quic_config(&tls);
     let dialer = config.dialer.clone().unwrap_or_default();
     let mut waits = Waits::new();
     // Agents that start together shall not all go to the first node.
     let mut turn = waits.random() as usize % config.nodes.len();
-    while !shared.closed.load(std::sync::atomic::Ordering::Acquire) {
+    while !shared.closed.load(Ordering::Acquire) {
         let node = &config.nodes[turn % config.nodes.len()];
         turn += 1;
+        // A certificate may have been renewed meanwhile; half-written files are looked at again next time.
+        if let Ok(tls) = AgentTls::load(&config.tls) {
+            quic = quic_config(&tls);
+        }
         let ended = match connect(&dialer, &quic, node, &config.server_name).await {
             Ok(connection) => {
                 let end = talk::talk(&shared, &connection).await;
                 connection.close(socket::close_code(Bye::Done), b"");
                 end
             }
-            Err(why) => End { why: Some(why), welcomed: false, bye: None },
+            Err(why) => End { why: Some(why), ..End::default() },
         };
         metrics::client_connect(if ended.welcomed { "ok" } else { "failed" });
         if let Some(bye) = ended.bye {
@@ -72,11 +76,18 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
     shared.end();
 }
 
+fn quic_config(tls: &AgentTls) -> quinn::ClientConfig {
+    let quic = QuicClientConfig::try_from(tls.config.clone()).expect("the provider has the suite of QUIC's first packets");
+    let mut quic = quinn::ClientConfig::new(Arc::new(quic));
+    quic.transport_config(socket::transport(socket::IDLE, 0));
+    quic
+}
+
 impl Shared {
     /// Waits, or returns early when the client is closed.
     async fn rest(&self, wait: Duration) {
         let end = tokio::time::Instant::now() + wait;
-        while !self.closed.load(std::sync::atomic::Ordering::Acquire) {
+        while !self.closed.load(Ordering::Acquire) {
             if tokio::time::timeout_at(end, self.wake.notified()).await.is_err() {
                 return;
             }
@@ -84,28 +95,41 @@ impl Shared {
     }
 
     fn end(&self) {
-        self.ended.store(true, std::sync::atomic::Ordering::Release);
+        self.ended.store(true, Ordering::Release);
         self.room.notify_waiters();
     }
 }
 
-/// A connection to the first address of `node` that answers, or why there is none.
+/// A connection to whichever address of `node` answers first, or why there is none. A later address gets its chance a little later:
+/// a dead one (`::1` of `localhost`, say) does not answer at all.
 async fn connect(dialer: &Dialer, config: &quinn::ClientConfig, node: &str, name: &str) -> Result<Connection, String> {
     let addresses = tokio::net::lookup_host(node).await.map_err(|error| format!("could not resolve {node:?}: {error}"))?;
     let mut why = format!("{node:?} has no address");
-    for address in addresses {
-        let endpoint = dialer.endpoint(address).map_err(|error| format!("could not open a UDP socket: {error}"))?;
-        let connecting = match endpoint.connect_with(config.clone(), address, name) {
-            Ok(connecting) => connecting,
+    let mut attempts = JoinSet::new();
+    for (place, address) in (0..).zip(addresses.take(ADDRESSES_MAX)) {
+        let endpoint = match dialer.endpoint(address) {
+            Ok(endpoint) => endpoint,
             Err(error) => {
-                why = error.to_string();
+                why = format!("could not open a UDP socket: {error}");
                 continue;
             }
         };
-        match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+        let (config, name) = (config.clone(), name.to_owned());
+        attempts.spawn(async move {
+            tokio::time::sleep(STAGGER * place).await;
+            let connecting = endpoint.connect_with(config, address, &name).map_err(|error| error.to_string())?;
+            match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+                Ok(Ok(connection)) => Ok(connection),
+                Ok(Err(error)) => Err(explain(&error)),
+                Err(_) => Err(format!("{address}/udp does not answer (is the node running, is UDP let through?)")),
+            }
+        });
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => why = explain(&error),
-            Err(_) => why = format!("{address}/udp does not answer (is the node running, is UDP let through?)"),
+            Ok(Err(error)) => why = error,
+            Err(error) => why = error.to_string(),
         }
     }
     Err(why)
@@ -156,7 +180,7 @@ fn alert(code: TransportErrorCode) -> &'static str {
 
 /// How long to wait before the next node.
 struct Waits {
-    /// Ends without a welcome, since the last welcome.
+    /// Ends since the last session that was of use.
     failures: u32,
     random: RandomState,
     drawn: u64,
@@ -173,7 +197,8 @@ impl Waits {
     }
 
     fn next(&mut self, end: &End, nodes: usize) -> Duration {
-        self.failures = if end.welcomed { 0 } else { self.failures.saturating_add(1) };
+        // A node that welcomes but stores nothing is no better than none.
+        self.failures = if end.productive { 0 } else { self.failures.saturating_add(1) };
         // The whole list is tried before the wait grows.
         let rounds = self.failures / u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
         let grown = (WAIT_MIN * 2u32.saturating_pow(rounds.min(16))).min(WAIT_MAX);
@@ -188,6 +213,10 @@ impl Waits {
     }
 }
 
+/// Addresses of one node that are tried.
+const ADDRESSES_MAX: usize = 8;
+/// Between two addresses of one node.
+const STAGGER: Duration = Duration::from_millis(250);
 /// For one address.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// The first wait. An agent whose node went away is back within a tenth of a second.
@@ -202,9 +231,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_per_round_and_begin_anew_after_a_welcome() {
+    fn waits_grow_per_round_and_begin_anew_after_a_good_session() {
         let mut waits = Waits::new();
-        let end = |welcomed, bye| End { why: None, welcomed, bye };
+        let end = |productive, bye| End { why: None, welcomed: productive, productive, bye };
         let first = waits.next(&end(true, None), 3);
         assert!(first >= WAIT_MIN / 2 && first <= WAIT_MIN, "{first:?}");
         for _ in 0..2 {

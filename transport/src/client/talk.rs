@@ -26,13 +26,15 @@ pub(super) struct End {
     pub(super) why: Option<String>,
     /// The node had said Welcome.
     pub(super) welcomed: bool,
+    /// It acked something, or the session held for a while.
+    pub(super) productive: bool,
     /// The node's good-bye.
     pub(super) bye: Option<Bye>,
 }
 
 /// Talks until either end has enough.
 pub(super) async fn talk(shared: &Shared, connection: &Connection) -> End {
-    let welcomes = shared.sender().stats().welcomes;
+    let (before, begun) = (shared.sender().stats(), Instant::now());
     let ended = match (certified(connection), connection.open_bi().await) {
         (Some(node), Ok((send, recv))) => {
             shared.sender().connected(Instant::now());
@@ -46,7 +48,9 @@ pub(super) async fn talk(shared: &Shared, connection: &Connection) -> End {
         (_, Err(error)) => Ended::Lost(error),
     };
     let mut sender = shared.sender();
-    let welcomed = sender.stats().welcomes > welcomes;
+    let after = sender.stats();
+    let welcomed = after.welcomes > before.welcomes;
+    let productive = welcomed && (after.acked_frames > before.acked_frames || begun.elapsed() > GOOD_SESSION_MIN);
     let mut bye = sender.bye();
     sender.disconnected();
     drop(sender);
@@ -67,7 +71,7 @@ pub(super) async fn talk(shared: &Shared, connection: &Connection) -> End {
         }
         Ended::Dead => Some("the node does not answer any more".to_owned()),
     };
-    End { why, welcomed, bye }
+    End { why, welcomed, productive, bye }
 }
 
 enum Ended {
@@ -176,6 +180,8 @@ fn certified(connection: &Connection) -> Option<Name> {
     }
 }
 
+/// A session that held this long was a good one, even when there was nothing to ack.
+const GOOD_SESSION_MIN: Duration = Duration::from_secs(10);
 /// Read at once.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Handed to QUIC at once; one lock of the session for each.
