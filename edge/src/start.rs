@@ -148,12 +148,12 @@ pub(crate) fn start_detail(collecting: &Collecting) -> Map<String, Value> {
                     (hook.name.to_owned(), why[..why.floor_char_boundary(WHY_BYTES_MAX)].into())
                 })
                 .collect();
-            detail.insert("collector".into(), "ebpf".into());
+            detail.insert("mode".into(), "ebpf".into());
             detail.insert("hooks".into(), attached.into());
             detail.insert("hooks_refused".into(), refused.into());
         }
         Collecting::Polls(_, _, why) => {
-            detail.insert("collector".into(), "procfs".into());
+            detail.insert("mode".into(), "procfs".into());
             detail.insert("why".into(), why[..why.floor_char_boundary(2 * WHY_BYTES_MAX)].into());
             detail.insert("cannot_see".into(), CANNOT_SEE.to_vec().into());
         }

@@ -163,10 +163,20 @@ async fn a_container_that_lives_50_ms_is_named_after_it_is_gone() {
     let script = format!("echo $$ > {}/cgroup.procs; exec bash -c '{inner}'", cgroup.display());
     let child = Command::new("sh").args(["-c", &script]).spawn().unwrap();
     let pid = child.id();
-    assert!(tokio::task::spawn_blocking(move || { let mut child = child; child.wait() }).await.unwrap().unwrap().success());
+    assert!(
+        tokio::task::spawn_blocking(move || {
+            let mut child = child;
+            child.wait()
+        })
+        .await
+        .unwrap()
+        .unwrap()
+        .success()
+    );
     std::fs::remove_dir(&cgroup).unwrap();
 
-    let in_container = |event: &Event| event.container.as_ref().and_then(|container| container.container_id.as_deref()) == Some(&*id);
+    let in_container =
+        |event: &Event| event.container.as_ref().and_then(|container| container.container_id.as_deref()) == Some(&*id);
     pair.until("container_start", |event| event.kind == Kind::ContainerStart && in_container(event)).await;
     let exec = pair.until("exec inside", |event| is_of(event, Kind::Exec, pid) && in_container(event)).await;
     assert!(exec.process.unwrap().cgroup.clone().unwrap().contains("/kubepods/burstable/pod"));
