@@ -1,0 +1,197 @@
+//! Which events are new: one rule for everybody who reads the chain.
+//!
+//! Events are a set under (agent, epoch, lane, seq); first in chain order wins. What is kept per (epoch, lane) is which seqs were
+//! seen, as ranges, and the checksums of the latest frames. A pure function of the frames in chain order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use weir_schema::{Epoch, FrameHeader, Lane};
+
+/// What one agent has sent.
+#[derive(Debug, Default)]
+pub struct Dedupe {
+    /// Latest used last.
+    epochs: VecDeque<(Epoch, BTreeMap<Lane, LaneSeen>)>,
+}
+
+#[derive(Debug, Default)]
+struct LaneSeen {
+    /// Seen seqs: start → end, disjoint and not touching.
+    ranges: BTreeMap<u64, u64>,
+    /// Checksums of the latest frames: (first seq, count) → crc.
+    checksums: BTreeMap<(u64, u32), u32>,
+    latest: VecDeque<(u64, u32)>,
+}
+
+/// What a frame is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// These seqs of it are new, in ascending order; usually all. `duplicates` were seen before.
+    New {
+        /// The new ones.
+        seqs: Vec<Range<u64>>,
+        /// How many were not.
+        duplicates: u64,
+    },
+    /// All of it was seen before.
+    Duplicate,
+    /// The same seqs came before with other content: refused.
+    Conflict,
+}
+
+impl Dedupe {
+    /// Takes up the next frame of the chain.
+    pub fn judge(&mut self, header: &FrameHeader) -> Verdict {
+        let lane = self.epoch(header.epoch).entry(header.lane).or_default();
+        let (start, end) = (header.first_seq.0, header.end_seq().0);
+        let name = (start, header.count);
+        if lane.checksums.get(&name).is_some_and(|crc| *crc != header.crc) {
+            return Verdict::Conflict;
+        }
+        let seqs = lane.unseen(start..end);
+        let new: u64 = seqs.iter().map(|seqs| seqs.end - seqs.start).sum();
+        if new == 0 {
+            return Verdict::Duplicate;
+        }
+        lane.mark(start..end);
+        lane.remember(name, header.crc);
+        Verdict::New { seqs, duplicates: end - start - new }
+    }
+
+    fn epoch(&mut self, epoch: Epoch) -> &mut BTreeMap<Lane, LaneSeen> {
+        if self.epochs.back().is_none_or(|(latest, _)| *latest != epoch) {
+            let known = self.epochs.iter().position(|(known, _)| *known == epoch);
+            let entry = known.and_then(|at| self.epochs.remove(at)).unwrap_or_else(|| (epoch, BTreeMap::new()));
+            if self.epochs.len() >= EPOCHS_MAX {
+                self.epochs.pop_front();
+            }
+            self.epochs.push_back(entry);
+        }
+        &mut self.epochs.back_mut().expect("one was pushed").1
+    }
+}
+
+impl LaneSeen {
+    fn unseen(&self, seqs: Range<u64>) -> Vec<Range<u64>> {
+        let mut unseen = Vec::new();
+        let mut at = seqs.start;
+        let before = self.ranges.range(..=seqs.start).next_back();
+        for (start, end) in
+            before.into_iter().chain(self.ranges.range(seqs.start.saturating_add(1)..seqs.end.max(seqs.start + 1)))
+        {
+            if *start > at {
+                unseen.push(at..*start);
+            }
+            at = at.max(*end);
+        }
+        if at < seqs.end {
+            unseen.push(at..seqs.end);
+        }
+        unseen
+    }
+
+    fn mark(&mut self, seqs: Range<u64>) {
+        let (mut start, mut end) = (seqs.start, seqs.end);
+        while let Some((known, until)) = self.ranges.range(..=end).next_back().map(|(known, until)| (*known, *until)) {
+            if until < start {
+                break;
+            }
+            start = start.min(known);
+            end = end.max(until);
+            self.ranges.remove(&known);
+        }
+        self.ranges.insert(start, end);
+        if self.ranges.len() > RANGES_MAX {
+            // The oldest gap is taken as filled: what comes for it later is refused as a duplicate, and counted as such.
+            let (_, end) = self.ranges.pop_first().expect("there are more than one");
+            let (next, until) = self.ranges.pop_first().expect("there are more than one");
+            debug_assert!(end < next);
+            self.ranges.insert(0, until);
+        }
+    }
+
+    fn remember(&mut self, name: (u64, u32), crc: u32) {
+        if self.checksums.insert(name, crc).is_none() {
+            self.latest.push_back(name);
+            if self.latest.len() > CHECKSUMS_MAX
+                && let Some(oldest) = self.latest.pop_front()
+            {
+                self.checksums.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Runs of one agent whose seqs are remembered.
+const EPOCHS_MAX: usize = 64;
+/// Ranges of seen seqs per epoch and lane.
+const RANGES_MAX: usize = 1_024;
+/// Frames per epoch and lane whose content is remembered.
+const CHECKSUMS_MAX: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use weir_schema::{Codec, FRAME_VERSION, Seq};
+
+    use super::*;
+
+    fn header(first: u64, count: u32, crc: u32) -> FrameHeader {
+        let (epoch, lane) = (Epoch(1), Lane::Network);
+        FrameHeader {
+            version: FRAME_VERSION,
+            codec: Codec::Plain,
+            lane,
+            epoch,
+            first_seq: Seq(first),
+            count,
+            raw_len: 0,
+            comp_len: 0,
+            crc,
+        }
+    }
+
+    #[test]
+    fn same_content_is_a_duplicate_other_content_a_conflict() {
+        let mut dedupe = Dedupe::default();
+        assert_eq!(dedupe.judge(&header(0, 10, 7)), Verdict::New { seqs: vec![0..10], duplicates: 0 });
+        assert_eq!(dedupe.judge(&header(0, 10, 7)), Verdict::Duplicate);
+        assert_eq!(dedupe.judge(&header(0, 10, 8)), Verdict::Conflict);
+        assert_eq!(dedupe.judge(&header(5, 10, 9)), Verdict::New { seqs: vec![10..15], duplicates: 5 });
+        assert_eq!(dedupe.judge(&header(2, 3, 1)), Verdict::Duplicate);
+        let other = FrameHeader { epoch: Epoch(2), ..header(0, 10, 8) };
+        assert_eq!(dedupe.judge(&other), Verdict::New { seqs: vec![0..10], duplicates: 0 });
+    }
+
+    #[test]
+    fn gaps_are_bounded() {
+        let mut dedupe = Dedupe::default();
+        for n in 0..3_000u64 {
+            dedupe.judge(&header(n * 10 + 5, 1, 0));
+        }
+        assert!(dedupe.epochs[0].1[&Lane::Network].ranges.len() <= RANGES_MAX);
+        assert_eq!(dedupe.judge(&header(0, 1, 0)), Verdict::Duplicate);
+        assert_eq!(dedupe.judge(&header(40_000, 1, 0)), Verdict::New { seqs: vec![40_000..40_001], duplicates: 0 });
+    }
+
+    proptest! {
+        #[test]
+        fn each_seq_is_new_once(frames in prop::collection::vec((0u64..200, 1u32..30), 0..60)) {
+            let (mut dedupe, mut seen) = (Dedupe::default(), BTreeSet::new());
+            for (first, count) in frames {
+                let fresh: BTreeSet<u64> = (first..first + u64::from(count)).filter(|seq| !seen.contains(seq)).collect();
+                match dedupe.judge(&header(first, count, 0)) {
+                    Verdict::New { seqs, duplicates } => {
+                        prop_assert_eq!(seqs.into_iter().flatten().collect::<BTreeSet<_>>(), fresh.clone());
+                        prop_assert_eq!(duplicates, u64::from(count) - fresh.len() as u64);
+                    }
+                    verdict => prop_assert!(verdict == Verdict::Duplicate && fresh.is_empty()),
+                }
+                seen.extend(fresh);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The last rows of `events` and `samples`, as the frames they came in: about 25 bytes an event, decoded when they are read.
+//!
+//! Bounded in rows and bytes; the oldest frames go first and are counted. Not part of any digest: what is kept depends on the
+//! number of workers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use weir_schema::{AgentIdentity, Column, Decoder, Frame};
+
+use super::rows::{Picks, Rows, Stamp, schema_of};
+use crate::ViewSettings;
+
+/// Which tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// `events`
+    Events,
+    /// `samples`
+    Samples,
+}
+
+/// Both tails of one worker.
+#[derive(Debug)]
+pub struct Tails {
+    events: Kept,
+    samples: Kept,
+}
+
+/// What a tail holds, and what it does not any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TailHeld {
+    /// Rows that can be read.
+    pub rows: u64,
+    /// Their bytes, as kept.
+    pub bytes: u64,
+    /// Rows that were dropped for room.
+    pub dropped_rows: u64,
+    /// Tick of the oldest row that can be read.
+    pub oldest_tick: Option<u64>,
+}
+
+/// Rows of one frame that became readable at one tick.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) tick: u64,
+    pub(crate) late: bool,
+    pub(crate) identity: Arc<AgentIdentity>,
+    pub(crate) received_ms: u64,
+    pub(crate) frame: Arc<Frame>,
+    pub(crate) picks: Picks,
+    pub(crate) rows: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entries: VecDeque<Entry>,
+    held: TailHeld,
+    rows_max: u64,
+    bytes_max: u64,
+}
+
+impl Tails {
+    /// Empty tails within the limits of the settings.
+    pub fn new(settings: &ViewSettings) -> Self {
+        let kept = || Kept {
+            entries: VecDeque::new(),
+            held: TailHeld::default(),
+            rows_max: settings.tail_rows_max,
+            bytes_max: settings.tail_bytes_max,
+        };
+        Self { events: kept(), samples: kept() }
+    }
+
+    /// Rows of a tail up to a tick, oldest first, in the types of the engine. With more than `rows_max` the newest are read: at
+    /// least so many, in whole frames.
+    pub fn read(&self, tail: Tail, columns: &[Column], at_tick: u64, rows_max: usize) -> Result<Vec<RecordBatch>, String> {
+        let kept = self.kept(tail);
+        let schema = schema_of(columns);
+        let mut decoder = Decoder::new();
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        for entry in kept.entries.iter().rev().filter(|entry| entry.tick <= at_tick) {
+            if rows >= rows_max {
+                break;
+            }
+            rows += entry.rows;
+            let batch = entry.frame.decode(&mut decoder).map_err(|error| format!("could not decode a kept frame: {error}"))?;
+            let stamp = Stamp { identity: &entry.identity, received_ms: entry.received_ms, tick: entry.tick, late: entry.late };
+            batches.push(Rows::new(&batch, stamp).record_batch(&entry.picks, &schema, columns));
+        }
+        batches.reverse();
+        Ok(batches)
+    }
+
+    /// What a tail holds.
+    pub fn held(&self, tail: Tail) -> TailHeld {
+        let kept = self.kept(tail);
+        TailHeld { oldest_tick: kept.entries.front().map(|entry| entry.tick), ..kept.held }
+    }
+
+    pub(crate) fn push(&mut self, tail: Tail, entry: Entry) {
+        let kept = match tail {
+            Tail::Events => &mut self.events,
+            Tail::Samples => &mut self.samples,
+        };
+        kept.held.rows += entry.rows as u64;
+        kept.held.bytes += bytes(&entry);
+        kept.entries.push_back(entry);
+        while kept.held.rows > kept.rows_max || kept.held.bytes > kept.bytes_max {
+            let Some(oldest) = kept.entries.pop_front() else { break };
+            kept.held.rows -= oldest.rows as u64;
+            kept.held.bytes -= bytes(&oldest);
+            kept.held.dropped_rows += oldest.rows as u64;
+        }
+    }
+
+    fn kept(&self, tail: Tail) -> &Kept {
+        match tail {
+            Tail::Events => &self.events,
+            Tail::Samples => &self.samples,
+        }
+    }
+}
+
+fn bytes(entry: &Entry) -> u64 {
+    let picks = entry.picks.len() * size_of::<(usize, super::rows::Pick)>();
+    (size_of::<Entry>() + entry.frame.bytes.len() + picks) as u64
+}
