@@ -106,8 +106,10 @@ impl Batch {
         };
         let (head, content) = take(body, PROCESSES)?;
         batch.processes = batch.table(head, content, &mut room)?;
+        room.process_max = head.rows;
         let (head, content) = take(body, CONTAINERS)?;
         batch.containers = batch.table(head, content, &mut room)?;
+        room.container_max = head.rows;
         let mut events = 0u32;
         while !body.is_empty() {
             let (head, content) = Head::take(body)?;
@@ -157,8 +159,8 @@ impl Batch {
         let Some(Cells::Ints(Ints { values: times, valid: None })) = table.take(Column::Time) else {
             return Err(Error::Body("an event has no time"));
         };
-        let process_rows = rows_of(&mut table, Column::ProcessRow, self.processes.rows())?;
-        let container_rows = rows_of(&mut table, Column::ContainerRow, self.containers.rows())?;
+        let process_rows = rows_of(&mut table, Column::ProcessRow);
+        let container_rows = rows_of(&mut table, Column::ContainerRow);
         self.note_unknown_columns(head, first_seq, room);
         self.sections.push(Section { kind, first_seq, times, process_rows, container_rows, table });
         Ok(())
@@ -252,8 +254,7 @@ impl Batch {
                 }
             }
         };
-        let entities = |rows: usize| 0..rows;
-        let processes: Vec<Arc<Process>> = entities(self.processes.rows())
+        let processes: Vec<Arc<Process>> = (0..self.processes.rows())
             .map(|row| {
                 let mut process = Process::default();
                 fill(&self.processes, row, &mut |column, cell| match (column, cell) {
@@ -264,7 +265,7 @@ impl Batch {
                 Arc::new(process)
             })
             .collect();
-        let containers: Vec<Arc<Container>> = entities(self.containers.rows())
+        let containers: Vec<Arc<Container>> = (0..self.containers.rows())
             .map(|row| {
                 let mut container = Container::default();
                 fill(&self.containers, row, &mut |column, cell| _ = container.set(column, cell));
@@ -291,13 +292,9 @@ fn one_of<T>(entities: &[Arc<T>], rows: &[u32], row: usize) -> Option<Arc<T>> {
     entities.get(number).cloned()
 }
 
-/// Takes a column of row numbers out of a section and checks it against its table.
-fn rows_of(table: &mut Table, column: Column, rows: usize) -> Result<Vec<u32>, Error> {
-    let Some(Cells::Ints(ints)) = table.take(column) else { return Ok(Vec::new()) };
-    if ints.values.iter().any(|row| *row < 0 || *row > rows as i64) {
-        return Err(Error::Body("a row number is beyond its table"));
-    }
-    Ok(ints.values.iter().map(|row| *row as u32).collect())
+/// Takes a column of row numbers out of a section; decoding has checked them against their table.
+fn rows_of(table: &mut Table, column: Column) -> Vec<u32> {
+    if let Some(Cells::Codes(rows)) = table.take(column) { rows } else { Vec::new() }
 }
 
 /// Takes one of the four sections that every batch begins with.

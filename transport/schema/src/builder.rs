@@ -4,8 +4,11 @@
 //! the event at position i of the frame has seq `first_seq + i`. So a seq exists only once the batch is finished.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::column::Column;
 use crate::error::{Error, Refused};
@@ -24,6 +27,10 @@ pub struct BatchBuilder {
     lane: Lane,
     next_seq: Seq,
     len: usize,
+    /// Values in all tables.
+    values: usize,
+    /// Cells that a decoder will make of all tables.
+    cells: usize,
     strings: Interner,
     processes: Shared<Process>,
     containers: Shared<Container>,
@@ -43,6 +50,8 @@ impl BatchBuilder {
             lane,
             next_seq: first_seq,
             len: 0,
+            values: 0,
+            cells: 0,
             strings: Interner::default(),
             processes: Shared::default(),
             containers: Shared::default(),
@@ -61,31 +70,34 @@ impl BatchBuilder {
         if !self.has_room() {
             return Err(Refused::Full);
         }
-        let strings = &mut self.strings;
+        let (strings, grown) = (&mut self.strings, &mut Grown::default());
         let process = event.process.as_ref().map(|process| {
-            self.processes.row(process, |table, process| {
+            self.processes.row(process, grown, |table, process| {
                 table.int(Column::Pid, i64::from(process.pid));
                 table.int(Column::StartNs, process.start_ns.cast_signed());
                 process.each(|column, cell| table.put(strings, column, cell));
             })
         });
         let container = event.container.as_ref().map(|container| {
-            self.containers.row(container, |table, container| container.each(|column, cell| table.put(strings, column, cell)))
+            self.containers
+                .row(container, grown, |table, container| container.each(|column, cell| table.put(strings, column, cell)))
         });
         let at = event.kind as usize;
         if self.kinds.len() <= at {
             self.kinds.resize_with(at + 1, || None);
         }
-        let table = self.kinds[at].get_or_insert_default();
-        table.int(Column::Time, event.time);
-        if let Some(row) = process {
-            table.int(Column::ProcessRow, row);
-        }
-        if let Some(row) = container {
-            table.int(Column::ContainerRow, row);
-        }
-        event.fields.each(|column, cell| table.put(strings, column, cell));
-        table.rows += 1;
+        grown.row(self.kinds[at].get_or_insert_default(), |table| {
+            table.int(Column::Time, event.time);
+            if let Some(row) = process {
+                table.int(Column::ProcessRow, row);
+            }
+            if let Some(row) = container {
+                table.int(Column::ContainerRow, row);
+            }
+            event.fields.each(|column, cell| table.put(strings, column, cell));
+        });
+        self.values += grown.values;
+        self.cells += grown.cells;
         self.len += 1;
         Ok(())
     }
@@ -112,7 +124,7 @@ impl BatchBuilder {
 
     /// About how many bytes the frame would have now. Real frames of live records are between half and all of it.
     pub fn bytes_estimate(&self) -> usize {
-        HEADER_BYTES + self.strings.text_bytes() / 2 + self.tables().map(|table| table.values).sum::<usize>()
+        HEADER_BYTES + self.strings.text_bytes() / 2 + self.values
     }
 
     /// Makes the frame. Afterwards the builder is empty and goes on with the seq after the frame's last.
@@ -130,7 +142,7 @@ impl BatchBuilder {
         };
         let frame = Frame::build(header, &self.body, &mut self.compressor);
         self.next_seq = Seq(self.next_seq.0 + self.len as u64);
-        self.len = 0;
+        (self.len, self.values, self.cells) = (0, 0, 0);
         self.strings.clear();
         self.processes.clear();
         self.containers.clear();
@@ -167,20 +179,33 @@ impl BatchBuilder {
     /// True while one more event of any size surely fits every limit.
     fn has_room(&self) -> bool {
         // At most 8 bytes a value and one bit a cell; the largest event has 40 texts of 4 KiB.
-        let values: usize = self.tables().map(|table| table.values).sum();
-        let cells: usize = self.tables().map(GrowingTable::cells).sum();
-        let raw_most = self.strings.text_bytes() + 2 * self.strings.len() + 8 * values + cells / 8;
+        let raw_most = self.strings.text_bytes() + 2 * self.strings.len() + 8 * self.values + self.cells / 8;
         let event_most = TEXTS_MAX * STRING_BYTES_MAX + 64 * 1024;
         self.len < EVENTS_MAX
             && raw_most + event_most < FRAME_BYTES_MAX
             && self.strings.len() + TEXTS_MAX < STRINGS_MAX
             && self.processes.table.rows < TABLE_ROWS_MAX
             && self.containers.table.rows < TABLE_ROWS_MAX
-            && cells + COLUMNS_MAX * (self.len + 1) < CELLS_MAX
+            && self.cells + COLUMNS_MAX * (self.len + 1) < CELLS_MAX
     }
+}
 
-    fn tables(&self) -> impl Iterator<Item = &GrowingTable> {
-        self.kinds.iter().flatten().map(|table| &**table).chain([&self.processes.table, &self.containers.table])
+/// By how much an event made the tables grow.
+#[derive(Default)]
+struct Grown {
+    values: usize,
+    cells: usize,
+}
+
+impl Grown {
+    /// Adds one row, whose values `write` puts into the table.
+    #[inline]
+    fn row(&mut self, table: &mut GrowingTable, write: impl FnOnce(&mut GrowingTable)) {
+        let (values, cells) = (table.values, table.cells());
+        write(table);
+        table.rows += 1;
+        self.values += table.values - values;
+        self.cells += table.cells() - cells;
     }
 }
 
@@ -188,32 +213,50 @@ impl BatchBuilder {
 struct Shared<T> {
     table: GrowingTable,
     by_pointer: HashMap<usize, i64, BuildHasherDefault<Xx>>,
-    by_content: HashMap<Arc<T>, i64, BuildHasherDefault<Xx>>,
+    /// The latest one of each identity, with its row number + 1.
+    by_identity: HashMap<u64, (Arc<T>, i64), BuildHasherDefault<Xx>>,
     /// Keeps every pointer in `by_pointer` alive, so that none is given to another process.
     kept: Vec<Arc<T>>,
 }
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
-        Self { table: GrowingTable::default(), by_pointer: HashMap::default(), by_content: HashMap::default(), kept: Vec::new() }
+        Self { table: GrowingTable::default(), by_pointer: HashMap::default(), by_identity: HashMap::default(), kept: Vec::new() }
     }
 }
 
-impl<T: Eq + std::hash::Hash> Shared<T> {
+/// What tells two entities apart most of the time, at little cost.
+trait Identity {
+    fn identity(&self) -> u64;
+}
+
+impl Identity for Process {
+    fn identity(&self) -> u64 {
+        self.start_ns ^ u64::from(self.pid).rotate_left(40)
+    }
+}
+
+impl Identity for Container {
+    fn identity(&self) -> u64 {
+        let name = self.container_id.as_ref().or(self.app.as_ref());
+        name.map_or(0, |name| xxh3_64(name.as_bytes()))
+    }
+}
+
+impl<T: Eq + Identity> Shared<T> {
     /// The row number + 1 of `entity`; `write` puts a new one's values into the table.
     #[inline]
-    fn row(&mut self, entity: &Arc<T>, write: impl FnOnce(&mut GrowingTable, &T)) -> i64 {
+    fn row(&mut self, entity: &Arc<T>, grown: &mut Grown, write: impl FnOnce(&mut GrowingTable, &T)) -> i64 {
         let pointer = Arc::as_ptr(entity) as usize;
         if let Some(row) = self.by_pointer.get(&pointer) {
             return *row;
         }
-        let row = match self.by_content.get(entity) {
-            Some(row) => *row,
-            None => {
-                write(&mut self.table, entity);
-                self.table.rows += 1;
+        let row = match self.by_identity.entry(entity.identity()) {
+            Entry::Occupied(known) if known.get().0 == *entity => known.get().1,
+            entry => {
+                grown.row(&mut self.table, |table| write(table, entity));
                 let row = self.table.rows as i64;
-                self.by_content.insert(Arc::clone(entity), row);
+                entry.insert_entry((Arc::clone(entity), row));
                 row
             }
         };
@@ -225,7 +268,7 @@ impl<T: Eq + std::hash::Hash> Shared<T> {
     fn clear(&mut self) {
         self.table.clear();
         self.by_pointer.clear();
-        self.by_content.clear();
+        self.by_identity.clear();
         self.kept.clear();
     }
 }

@@ -35,7 +35,7 @@ impl Growing {
     /// The column of `rows` rows as it is sent, in the form that is narrower; its planes are built in `planes`.
     pub(crate) fn pack<'a>(&'a mut self, number: u16, rows: usize, planes: &'a mut Vec<u8>) -> ColumnV1<'a> {
         let (_, width) = range(&self.values);
-        let (step, step_width) = steps(&self.values);
+        let (step, step_width) = if width > 1 { steps(&self.values) } else { (0, width) };
         if step_width >= width {
             return self.pack_plain(number, rows, planes);
         }
@@ -67,20 +67,17 @@ impl Growing {
 
 /// Least value and the bytes that the distance to the largest needs.
 fn range(values: &[i64]) -> (i64, u8) {
-    let min = values.iter().copied().fold(i64::MAX, i64::min);
-    let max = values.iter().copied().fold(i64::MIN, i64::max);
-    if values.is_empty() { (0, 0) } else { (min, width_of(max.wrapping_sub(min).cast_unsigned())) }
+    least_and_width(values.iter().copied())
 }
 
 /// The same of the steps between values.
 fn steps(values: &[i64]) -> (i64, u8) {
-    if values.len() < 2 {
-        return (0, u8::MAX);
-    }
-    let step = |pair: &[i64]| pair[1].wrapping_sub(pair[0]);
-    let min = values.windows(2).map(step).fold(i64::MAX, i64::min);
-    let max = values.windows(2).map(step).fold(i64::MIN, i64::max);
-    (min, width_of(max.wrapping_sub(min).cast_unsigned()))
+    least_and_width(values.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])))
+}
+
+fn least_and_width(values: impl Iterator<Item = i64>) -> (i64, u8) {
+    let (min, max) = values.fold((i64::MAX, i64::MIN), |(min, max), value| (min.min(value), max.max(value)));
+    if min > max { (0, 0) } else { (min, width_of(max.wrapping_sub(min).cast_unsigned())) }
 }
 
 fn width_of(distance: u64) -> u8 {

@@ -90,6 +90,9 @@ impl Strings {
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     codes: HashMap<Text, u32, BuildHasherDefault<Xx>>,
+    /// Codes of texts in `codes`, found by where they stand in memory: collectors hand out the same text again and again.
+    /// `codes` keeps them alive, so an address here is never given to another text.
+    recent: Vec<(usize, u32)>,
     text: Vec<u8>,
     lengths: Growing,
     /// Texts that were longer than allowed and were cut.
@@ -107,6 +110,7 @@ impl Interner {
 
     pub(crate) fn clear(&mut self) {
         self.codes.clear();
+        self.recent.fill((0, 0));
         self.text.clear();
         self.lengths.clear();
     }
@@ -114,17 +118,31 @@ impl Interner {
     /// The code of `text`. A text that is too long is cut and ends with `…`.
     #[inline]
     pub(crate) fn code(&mut self, text: &Text) -> u32 {
+        let address = text.as_ptr() as usize;
+        let slot = (address >> 4) % RECENT;
+        match self.recent.get(slot) {
+            Some((known, code)) if *known == address => *code,
+            _ => self.code_by_content(text, address, slot),
+        }
+    }
+
+    fn code_by_content(&mut self, text: &Text, address: usize, slot: usize) -> u32 {
         if text.len() > STRING_BYTES_MAX {
             self.cut += 1;
             return self.code(&Text::from(cut(text)));
         }
-        if let Some(code) = self.codes.get(&**text) {
+        self.recent.resize(RECENT, (0, 0));
+        if let Some((kept, code)) = self.codes.get_key_value(&**text) {
+            if kept.as_ptr() as usize == address {
+                self.recent[slot] = (address, *code);
+            }
             return *code;
         }
         let code = self.codes.len() as u32 + 1;
         self.lengths.push(self.codes.len(), text.len() as i64);
         self.text.extend_from_slice(text.as_bytes());
         self.codes.insert(Text::clone(text), code);
+        self.recent[slot] = (address, code);
         code
     }
 
@@ -134,6 +152,9 @@ impl Interner {
         StringsV1 { lengths, text: Bytes(&self.text) }
     }
 }
+
+/// Places in `Interner::recent`.
+const RECENT: usize = 1_024;
 
 fn cut(text: &str) -> String {
     let mut end = STRING_BYTES_MAX - '…'.len_utf8();

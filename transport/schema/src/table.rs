@@ -78,8 +78,10 @@ impl Table {
             if room.cells > CELLS_MAX {
                 return Err(Error::Limit { what: "number of cells", found: room.cells as u64, max: CELLS_MAX as u64 });
             }
-            let cells = match column.ty() {
-                ColumnType::Text => Cells::Codes(wire.codes(rows, room.code_max)?),
+            let cells = match (column, column.ty()) {
+                (_, ColumnType::Text) => Cells::Codes(wire.codes(rows, room.code_max)?),
+                (Column::ProcessRow, _) => Cells::Codes(wire.codes(rows, room.process_max)?),
+                (Column::ContainerRow, _) => Cells::Codes(wire.codes(rows, room.container_max)?),
                 _ => Cells::Ints(wire.ints(rows)?),
             };
             table.columns.push((column, cells));
@@ -93,6 +95,8 @@ impl Table {
 pub(crate) struct Room {
     pub(crate) cells: usize,
     pub(crate) code_max: u32,
+    pub(crate) process_max: u32,
+    pub(crate) container_max: u32,
     pub(crate) unknown_columns: u32,
 }
 

@@ -19,6 +19,10 @@
 //!           width 0: no bytes, a constant (form 0) or a constant step (form 1)
 //! ```
 //!
+//! What may change without a new version: columns of new numbers (passed over and counted), fields at the end of HostV1 (passed
+//! over). A new form needs a new version of the section, and a new version of the four tables is refused with the whole batch:
+//! it needs a new version of the frame, agreed on when a session begins.
+//!
 //! A text is a code into the strings, a process or container a row number + 1 of its table; 0 is none. Sums wrap at 64 bits.
 //! Byte planes instead of varints: both sides are loops without branches, and zstd finds the high planes empty.
 

@@ -65,7 +65,8 @@ proptest! {
 #[test]
 fn a_full_builder_refuses_and_its_frame_keeps_every_limit() {
     let large: Text = "y".repeat(limits::STRING_BYTES_MAX).into();
-    let cases: [(&str, fn(u64, &Text) -> Fields); 3] = [
+    type Make = fn(u64, &Text) -> Fields;
+    let cases: [(&str, Make); 3] = [
         ("nothing but time", |_, _| Fields::default()),
         ("new text each", |n, _| Fields { path: Some(n.to_string().into()), ..Fields::default() }),
         ("large texts", |n, large| Fields { path: Some(format!("{n}{large}").into()), ..Fields::default() }),

@@ -1,5 +1,5 @@
 //! Random hosts and events for the tests of this crate.
-#![allow(dead_code)] // each test binary uses its own part
+#![allow(dead_code, clippy::unwrap_used)] // each test binary uses its own part
 
 use std::sync::Arc;
 
@@ -108,4 +108,43 @@ pub(crate) fn decode(frame: &Frame) -> Result<Batch, weir_schema::Error> {
 pub(crate) fn by_kind(mut events: Vec<Event>) -> Vec<Event> {
     events.sort_by_key(|event| event.kind);
     events
+}
+
+/// A frame's body before compression.
+pub(crate) fn body_of(frame: &Frame) -> Vec<u8> {
+    let body = &frame.bytes[64..];
+    match frame.bytes[6] {
+        0 => body.to_vec(),
+        _ => zstd::bulk::decompress(body, frame.header.raw_len as usize).unwrap(),
+    }
+}
+
+/// `frame` with another body and count, as the drawing in `frame.rs` says, its lengths and checksum in order.
+pub(crate) fn with_body(frame: &Frame, body: &[u8], count: u32, codec: u8) -> Vec<u8> {
+    let mut bytes = frame.bytes[..64].to_vec();
+    let sent = if codec == 0 { body.to_vec() } else { zstd::bulk::compress(body, 1).unwrap() };
+    bytes[6] = codec;
+    bytes[24..28].copy_from_slice(&count.to_le_bytes());
+    bytes[28..32].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes[32..36].copy_from_slice(&(sent.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&sent);
+    sealed(bytes)
+}
+
+/// The bytes with the checksum that belongs to them.
+pub(crate) fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..60]), &bytes[64..]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// A section as `wire.rs` draws it.
+pub(crate) fn section(kind: u16, version: u16, rows: u32, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&kind.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&rows.to_le_bytes());
+    bytes.extend_from_slice(&(content.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes
 }
