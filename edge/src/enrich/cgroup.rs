@@ -279,7 +279,7 @@ fn below(root: &Path, directory: &Path) -> String {
 /// v1 hierarchies that can name a cgroup, best first: runtimes always make a memory cgroup.
 const NAMING_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpuset"];
 /// Id of v2's root directory.
-const V2_ROOT_ID: u64 = 1;
+pub(crate) const V2_ROOT_ID: u64 = 1;
 /// Cgroups held: a large host has a few thousand; beyond it new ones resolve on demand only.
 const CGROUPS_MAX: usize = 32_768;
 /// Dead cgroups held.

@@ -105,6 +105,11 @@ impl Proc {
         parse_stat(&fs::read(self.root.join(pid.to_string()).join("stat")).ok()?)
     }
 
+    /// The text of `/proc/PID/cgroup`.
+    pub fn cgroups(&self, pid: u32) -> Option<String> {
+        fs::read_to_string(self.root.join(pid.to_string()).join("cgroup")).ok()
+    }
+
     /// Network namespace of `pid`.
     pub fn net_ns(&self, pid: u32) -> Option<u32> {
         namespace(&self.root.join(pid.to_string()).join("ns/net"))

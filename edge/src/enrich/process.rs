@@ -10,6 +10,7 @@ use std::sync::Arc;
 use weir_schema::limits::STRING_BYTES_MAX;
 use weir_schema::{Container, Process, Text};
 
+use crate::enrich::cgroup::V2_ROOT_ID;
 use crate::enrich::host::Users;
 use crate::enrich::place::{Place, Places};
 use crate::enrich::proc::{Facts, Proc, whole_ticks};
@@ -128,10 +129,11 @@ impl Processes {
         }
         let mut process = (*entry.actor.process).clone();
         let mut container = entry.actor.container.clone();
-        if entry.cgroups != cgroups {
-            let Place { cgroup, container: found } = places.of_ids(cgroups.0, cgroups.1, process.exe.as_deref(), now_ns);
+        let known_cgroups = entry.cgroups;
+        if known_cgroups != cgroups {
+            let Place { cgroup, container: found } = self.place(who, process.exe.as_deref(), places, now_ns);
             // An id that does not resolve (yet) is no reason to forget what `/proc` said.
-            if cgroup.is_some() || entry.cgroups != (0, 0) {
+            if cgroup.is_some() || known_cgroups != (0, 0) {
                 (process.cgroup, container) = (cgroup, found);
             }
         }
@@ -167,7 +169,7 @@ impl Processes {
         }
         let path = |bytes: &[u8]| (!bytes.is_empty()).then(|| Text::from(String::from_utf8_lossy(bytes)));
         let exe = path(&exec.exe);
-        let place = places.of_ids(who.cgroup_v2, who.cgroup_v1, exe.as_deref(), now_ns);
+        let place = self.place(who, exe.as_deref(), places, now_ns);
         let mut process = self.process_of(who, place.cgroup);
         process.exe = exe.or_else(|| path(&exec.filename));
         process.cwd = path(&exec.cwd);
@@ -232,7 +234,7 @@ impl Processes {
         let facts = if self.reads.take(now_ns) { self.proc.facts(who.pid) } else { None };
         let facts = facts.filter(|facts| facts.start_ns == start_ns);
         let exe = facts.as_ref().and_then(|facts| facts.exe.clone());
-        let place = places.of_ids(who.cgroup_v2, who.cgroup_v1, exe.as_deref(), now_ns);
+        let place = self.place(who, exe.as_deref(), places, now_ns);
         let mut process = self.process_of(who, place.cgroup);
         if let Some(facts) = facts {
             process.exe = facts.exe;
@@ -244,6 +246,21 @@ impl Processes {
             set_argv(&mut process, &facts.argv);
         }
         self.put(process, place.container, (who.cgroup_v2, who.cgroup_v1))
+    }
+
+    /// By the record's ids; when they name nothing that we know or may open, by what `/proc` says while the process lives.
+    fn place(&mut self, who: &Who, exe: Option<&str>, places: &mut Places, now_ns: u64) -> Place {
+        let place = places.of_ids(who.cgroup_v2, who.cgroup_v1, exe, now_ns);
+        let is_named = who.cgroup_v2 > V2_ROOT_ID || who.cgroup_v1 > V2_ROOT_ID;
+        if place.cgroup.is_some() || !is_named || !self.reads.take(now_ns) {
+            return place;
+        }
+        match self.proc.cgroups(who.pid) {
+            Some(text) if self.proc.stat(who.pid).is_some_and(|stat| stat.start_ns == whole_ticks(who.start_ns)) => {
+                places.of_text(&text, exe, now_ns)
+            }
+            _ => place,
+        }
     }
 
     fn process_of(&self, who: &Who, cgroup: Option<Text>) -> Process {

@@ -96,6 +96,25 @@ fn late_events_of_the_ended_resolve() {
 }
 
 #[test]
+fn an_id_that_nobody_knows_is_looked_up_while_the_process_lives() {
+    let proc = tempfile::tempdir().unwrap();
+    let id = "a".repeat(64);
+    std::fs::create_dir_all(proc.path().join("7")).unwrap();
+    std::fs::write(proc.path().join("7/stat"), "7 (x) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0").unwrap();
+    std::fs::write(proc.path().join("7/cgroup"), format!("0::/docker/{id}\n")).unwrap();
+    let (_, mut places) = tables();
+    let mut table = Processes::new(Proc::new(proc.path()));
+    let mut record = who(7, 5 * TICK, 1, 0);
+    record.cgroup_v2 = 999;
+    let actor = table.exec(&record, &exec_of("/bin/x", &["x"]), &mut places, 0).0;
+    assert_eq!(actor.container.container_id.as_deref(), Some(&*id));
+    // Another process of that pid is not asked for its cgroup.
+    record.start_ns = 6 * TICK;
+    let other = table.exec(&record, &exec_of("/bin/x", &["x"]), &mut places, 0).0;
+    assert_eq!(other.container.container_id, None);
+}
+
+#[test]
 fn the_number_of_ended_is_bounded() {
     let (mut table, mut places) = tables();
     for pid in 0..(ENDED_MAX as u32 + 50) {
