@@ -32,8 +32,8 @@ pub struct AgentConfig {
     pub collector: Collector,
     /// When a batch is sent.
     pub batch: BatchLimits,
-    /// Memory for batches that no node has acknowledged yet, in bytes. When it is full the oldest of the least important
-    /// lane are dropped and counted.
+    /// Memory for batches that no node has acknowledged yet, in bytes. As it fills, new events of the least important
+    /// lanes are dropped first, and counted.
     ///
     /// Default 33554432 (32 MiB: half of the 64 MiB that an agent may hold), from 1 MiB to 4 GiB.
     pub memory_bytes_max: u64,
