@@ -76,7 +76,7 @@ async fn measure(frame_bytes: usize, bytes: usize, clients: usize) {
 }
 
 async fn send(client: Client, frame_bytes: usize, frames: usize) {
-    let body: Vec<u8> = (0..frame_bytes - HEADER_BYTES).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let body: Vec<u8> = (0..frame_bytes - HEADER_BYTES).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     for i in 0..frames as u64 {
         client.send(frame(&body, i)).await.expect("the client is open");
     }

@@ -4,6 +4,8 @@
 //! when it is killed with frames that are not durable. The nodes share what is durable, as the log will be read by all. In the end
 //! every frame is durable exactly once or refused as planned, and the sender holds nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -322,7 +322,7 @@ fn judge(log: &Mutex<Log>, incoming: Incoming) {
     let identity = (*incoming.identity).clone();
     let key = (identity.clone(), header.lane, header.first_seq.0, header.count);
     let mut log = log.lock().unwrap();
-    let content = log.contents.entry((identity, header.lane, header.first_seq.0)).or_insert(incoming.frame.bytes.clone());
+    let content = log.contents.entry((identity, header.lane, header.first_seq.0)).or_insert_with(|| incoming.frame.bytes.clone());
     if *content != incoming.frame.bytes {
         drop(log);
         return incoming.ack.refused(RefusedReason::Conflict);
