@@ -16,6 +16,13 @@ typedef long long s64;
 #define CORE __attribute__((preserve_access_index))
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
+#define MAP(kind, entries, key_type, value_type)                                                    \
+	struct {                                                                                   \
+		__uint(type, MAP_##kind);                                                          \
+		__uint(max_entries, entries);                                                      \
+		__type(key, key_type);                                                             \
+		__type(value, value_type);                                                         \
+	}
 #define offsetof(type, field) __builtin_offsetof(type, field)
 #define bswap16(v) __builtin_bswap16(v)
 

@@ -1,8 +1,8 @@
 /* The kernel half of the agent: processes, TCP connections, file opens and cgroups, as records on one ring.
  *
  * Promises: a record that finds no room is counted per kind in DROPS, never silently lost; the reader is woken once 64 KiB wait
- * (else it looks every 10 ms), which makes a record 2 to 12 times cheaper than a wake-up each; nothing is ever modified or refused.
- * Kernel floor 5.11 (BTF, ring buffer, task and socket helpers in tracing programs). No pt_regs: one object serves every
+ * (else it looks every 10 ms), which makes a record 2 to 12 times cheaper than a wake-up each; nothing is modified or refused.
+ * Kernel floor 5.11 (BTF, ring buffer, socket and task helpers in tracing programs). No pt_regs: one object serves every
  * little-endian architecture. Layout of the records: records.h. */
 #include "bpf_min.h"
 #include "records.h"
@@ -11,7 +11,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* ---- maps; the loader sets the sizes of EVENTS and SOCKETS ---- */
 struct { __uint(type, MAP_RINGBUF); __uint(max_entries, 1 << 23); } EVENTS SEC(".maps");
-struct { __uint(type, MAP_PERCPU_ARRAY); __uint(max_entries, KINDS); __type(key, u32); __type(value, u64); } DROPS SEC(".maps");
+MAP(PERCPU_ARRAY, KINDS, u32, u64) DROPS SEC(".maps");
 
 struct prefix { u32 bits; u8 path[64]; };
 
@@ -22,7 +22,7 @@ struct scratch {
 	union { struct exec exec; struct open open; struct group group; };
 	struct prefix prefix;
 };
-struct { __uint(type, MAP_PERCPU_ARRAY); __uint(max_entries, 1); __type(key, u32); __type(value, struct scratch); } SCRATCH SEC(".maps");
+MAP(PERCPU_ARRAY, 1, u32, struct scratch) SCRATCH SEC(".maps");
 
 /* ---- the ring ---- */
 INL u64 wake(void)

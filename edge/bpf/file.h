@@ -8,15 +8,21 @@ const volatile u32 OPEN_WRITES = 0;    /* 1: report every open for writing */
 const volatile u64 OPEN_REPEAT_NS = 0; /* the same open of the same process again within this time is left out */
 
 /* Paths that are reported whatever the open's mode: byte prefixes. */
-struct { __uint(type, MAP_LPM_TRIE); __uint(map_flags, BPF_F_NO_PREALLOC); __uint(max_entries, 64); __type(key, struct prefix); __type(value, u32); } OPEN_PREFIXES SEC(".maps");
+struct {
+	__uint(type, MAP_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64);
+	__type(key, struct prefix);
+	__type(value, u32);
+} OPEN_PREFIXES SEC(".maps");
 
 /* Names that were walked lately and whether a prefix matched: a library opened by every process is walked once. */
 struct name { u64 dentry, parent, text, inode; };
 struct verdict { u64 until; u64 wanted; };
-struct { __uint(type, MAP_LRU_HASH); __uint(max_entries, 8192); __type(key, struct name); __type(value, struct verdict); } VERDICTS SEC(".maps");
+MAP(LRU_HASH, 8192, struct name, struct verdict) VERDICTS SEC(".maps");
 
 struct repeat { u64 start, parent, text; u32 pid, writes; };
-struct { __uint(type, MAP_LRU_HASH); __uint(max_entries, 8192); __type(key, struct repeat); __type(value, u64); } REPEATS SEC(".maps");
+MAP(LRU_HASH, 8192, struct repeat, u64) REPEATS SEC(".maps");
 
 INL int prefix_matches(struct scratch *s, u32 at)
 {
@@ -57,7 +63,8 @@ SEC("tracepoint/syscalls/sys_exit_openat") int x_open(struct sys_exit *ctx)
 		struct verdict *verdict = bpf_map_lookup_elem(&VERDICTS, &name);
 		if (verdict && now < verdict->until && !verdict->wanted) return 0;
 	}
-	struct repeat repeat = { .start = task->group_leader->start_boottime, .parent = name.parent, .text = name.text, .pid = task->tgid, .writes = writes };
+	struct repeat repeat = { .parent = name.parent, .text = name.text, .pid = task->tgid, .writes = writes };
+	repeat.start = task->group_leader->start_boottime;
 	u64 *until = bpf_map_lookup_elem(&REPEATS, &repeat);
 	if (until && now < *until) return 0;
 

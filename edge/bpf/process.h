@@ -1,7 +1,7 @@
 /* Processes: exec, fork, exit, and those that were there before. */
 
 struct life { u64 start; u64 pid; };
-struct { __uint(type, MAP_LRU_HASH); __uint(max_entries, 4096); __type(key, struct life); __type(value, u64); } ENDED SEC(".maps");
+MAP(LRU_HASH, 4096, struct life, u64) ENDED SEC(".maps");
 
 INL void exec_identity(struct exec *e, struct task_struct *task)
 {

@@ -1,17 +1,18 @@
 /* TCP: one record when a connection is made, accepted, fails or ends, and when a socket begins to listen.
  *
- * The kernel changes a socket's state in any context, so the process that owns it is kept in SOCKETS from connect, listen or accept
- * on, with the initial sequence numbers: the close carries all of it. An accept may be told after the close of the same
+ * The kernel changes a socket's state in any context, so the process that owns it is kept in SOCKETS from connect, listen or
+ * accept on, with the initial sequence numbers: the close carries all of it. An accept may be told after the close of the same
  * connection, when the peer was faster. */
 
 struct owned { struct who who; struct conn conn; };
-struct { __uint(type, MAP_LRU_HASH); __uint(max_entries, 65536); __type(key, u64); __type(value, struct owned); } SOCKETS SEC(".maps");
+MAP(LRU_HASH, 65536, u64, struct owned) SOCKETS SEC(".maps");
 
 /* Threads inside connect(2) whose socket has not begun to connect: what is left at the exit failed before a packet. */
 struct attempt { u64 address; s64 fd; };
-struct { __uint(type, MAP_LRU_HASH); __uint(max_entries, 4096); __type(key, u64); __type(value, struct attempt); } ATTEMPTS SEC(".maps");
+MAP(LRU_HASH, 4096, u64, struct attempt) ATTEMPTS SEC(".maps");
 
-enum { ESTABLISHED = 1, SYN_SENT = 2, SYN_RECV = 3, FIN_WAIT1 = 4, FIN_WAIT2 = 5, CLOSED = 7, CLOSE_WAIT = 8, LISTEN = 10, NEW_SYN_RECV = 12 };
+enum { ESTABLISHED = 1, SYN_SENT = 2, SYN_RECV = 3, FIN_WAIT1 = 4, FIN_WAIT2 = 5, CLOSED = 7, CLOSE_WAIT = 8, LISTEN = 10 };
+enum { NEW_SYN_RECV = 12 };
 enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6, SOCK_DONE = 1 };
 
 INL void endpoints(struct conn *c, struct sock *sk)
@@ -263,7 +264,8 @@ SEC("iter/tcp") int it_tcp(struct bpf_iter__tcp *ctx)
 	if (!common) return 0;
 	u8 state = common->skc_state;
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(common);
-	if (!tcp || !(state == ESTABLISHED || state == CLOSE_WAIT || state == FIN_WAIT1 || state == FIN_WAIT2 || state == LISTEN)) return 0;
+	int open = state == ESTABLISHED || state == CLOSE_WAIT || state == FIN_WAIT1 || state == FIN_WAIT2;
+	if (!tcp || !(open || state == LISTEN)) return 0;
 	struct tcp row = { .op = OP_SEEN };
 	struct sock *sk = (void *)tcp;
 	struct socket *socket = 0;

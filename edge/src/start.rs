@@ -86,10 +86,10 @@ impl Collecting {
         }
     }
 
-    /// The kernel's counters of records without room.
+    /// The kernel's counters of records without room and of hooks skipped.
     pub(crate) fn dropped(&mut self) -> Option<Dropped> {
         let Self::Kernel(probe, _) = self else { return None };
-        match probe.ring().dropped() {
+        match probe.dropped() {
             Ok(dropped) => Some(dropped),
             Err(error) => {
                 tracing::warn!(%error, "could not read the drop counters");

@@ -1,7 +1,7 @@
 //! What the kernel told: one record, typed, before anything is looked up.
 //!
 //! Promise: every field is what the kernel said when the event happened; nothing is guessed, joined or resolved here. Times are
-//! nanoseconds of the boot clock (`CLOCK_BOOTTIME`; `BootClock` turns them into wall time). A fact that the kernel did not
+//! nanoseconds of the boot clock (`CLOCK_BOOTTIME`; `crate::clock` turns them into wall time). A fact that the kernel did not
 //! give is `None`, and a pid of 0 becomes `who: None`.
 //!
 //! A process is (pid, start_ns): `start_ns` is `start_boottime` of the group leader, exact to the nanosecond. procfs shows the
@@ -237,20 +237,6 @@ pub struct Cgroup {
     pub truncated: bool,
     /// Attach only: pid and start of the process that was moved.
     pub task: Option<(u32, u64)>,
-}
-
-/// The offset from the boot clock to wall time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BootClock {
-    /// Wall time (nanoseconds since the Unix epoch) minus boot time.
-    pub offset_ns: i64,
-}
-
-impl BootClock {
-    /// Wall time of a boot time, nanoseconds since the Unix epoch.
-    pub fn wall_ns(self, boot_ns: u64) -> i64 {
-        self.offset_ns.saturating_add(boot_ns as i64)
-    }
 }
 
 /// procfs counts starts in ticks of USER_HZ, which is 100 on every architecture we run on.
