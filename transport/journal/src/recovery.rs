@@ -1,7 +1,7 @@
 //! What stands on the disk when a journal is opened, and how it is made sound again.
 //!
 //! Only the last segment can end in the middle of a write: the next one is made after the last sync of the one before.
-//! So, with `proven` = the watermark or, if higher, what the floors of readable records prove to have been durable:
+//! So, with `proven` = the watermark or, if higher, what the floors of records that can be read prove to have been durable:
 //!
 //! | found | meaning | done |
 //! |---|---|---|
@@ -112,7 +112,7 @@ fn recover_last(
     let scan = scan(disk, dir, last, published)?;
     let path = last.path(dir);
     let behind = scan.cursor.as_ref().map(Cursor::behind).transpose().map_err(Error::io("read", &path))?;
-    let proven = published.max(behind.as_ref().and_then(|behind| behind.floor).unwrap_or_default());
+    let proven = published.max(behind.as_ref().and_then(|behind| behind.proven).unwrap_or_default());
     if scan.end < proven {
         // The new segment stands before the old one is renamed: a crash between must not let offsets be used again.
         let active =

@@ -109,8 +109,8 @@ pub(crate) enum Step<'a> {
 pub(crate) struct Behind {
     /// Bytes up to the last one that is not zero.
     pub(crate) bytes: u64,
-    /// The highest floor of the whole records among them: all below it was durable once.
-    pub(crate) floor: Option<Offset>,
+    /// Everything before this offset was durable or can still be seen; `None` when nothing proves that.
+    pub(crate) proven: Option<Offset>,
 }
 
 impl Cursor {
@@ -196,12 +196,13 @@ impl Cursor {
         }
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         bytes.truncate(written.next_multiple_of(record::ALIGN_BYTES).min(bytes.len()));
-        Ok(Behind { bytes: written as u64, floor: self.floor_in(&bytes) })
+        Ok(Behind { bytes: written as u64, proven: self.proven_in(&bytes) })
     }
 
-    /// Looks for whole records in `bytes`, which begin at the cursor.
-    fn floor_in(&self, bytes: &[u8]) -> Option<Offset> {
-        let mut highest = None;
+    /// Looks for whole records in `bytes`, which begin at the cursor. When the floor of one proves that what is broken here was
+    /// durable, gives the offset behind all that was found: none of those may be used again.
+    fn proven_in(&self, bytes: &[u8]) -> Option<Offset> {
+        let (mut floor, mut behind) = (self.offset.0, self.offset.0);
         let mut at = record::ALIGN_BYTES;
         while let Some(head) = bytes.get(at..at + record::HEADER_BYTES) {
             let header = Header::parse(head.try_into().expect("asked for as many"));
@@ -211,10 +212,13 @@ impl Cursor {
                 let near = header.offset > self.offset.0 && header.offset - self.offset.0 <= bytes.len() as u64;
                 near && bytes.get(from..from + header.len).is_some_and(|bytes| header.holds(self.salt, bytes))
             });
-            highest = highest.max(whole.map(|header| Offset(header.floor)));
+            if let Some(header) = whole {
+                floor = floor.max(header.floor);
+                behind = behind.max(header.offset + 1);
+            }
             at += whole.map_or(record::ALIGN_BYTES, |header| header.framed_bytes());
         }
-        highest
+        (floor > self.offset.0).then_some(Offset(behind))
     }
 
     /// Whether the file has `bytes` from here on. Asked before memory is taken for them.

@@ -1,5 +1,5 @@
 //! The journal against a Vec: random operations, crashed, killed, filled up, failed and flipped at random steps; and one fixed script,
-//! crashed at every single step with many outcomes. A failing case prints its operations and seed.
+//! crashed at every single step with many outcomes. A failing case prints its operations and seed; `PROPTEST_CASES=20000` looks longer.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -196,7 +196,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_journal_is_a_vec_whatever_fails(seed: u64, ops in prop::collection::vec(op(), 1..60)) {
@@ -330,19 +330,56 @@ fn a_failed_sync_poisons_until_opened_anew() {
     assert_eq!(recovery.next.0, 2);
     drop(journal);
     disk.restart();
-    assert_eq!(Journal::open(Arc::new(disk), dir(), options()).unwrap().1.next.0, 2);
+    let recovery = Journal::open(Arc::new(disk), dir(), options()).unwrap().1;
+    assert_eq!((recovery.next.0, recovery.quarantined), (2, vec![]));
+}
+
+/// Of a torn group the second record may be whole. Once the first is written anew, the old second must not appear behind it.
+#[test]
+fn a_torn_record_does_not_come_back_behind_a_new_one() {
+    let mut torn = 0;
+    for seed in 0..300 {
+        let disk = SimDisk::new(seed);
+        let (mut journal, _) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+        journal.append(b"whole").unwrap();
+        journal.sync().unwrap();
+        journal.append(&[1; 600]).unwrap();
+        journal.append(&[2; 600]).unwrap();
+        // The write comes through, its sync does not.
+        disk.fail_at(1, Failure::Crash);
+        journal.sync().unwrap_err();
+        disk.restart();
+        let (mut journal, recovery) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+        if recovery.next.0 != 1 || recovery.torn_bytes == 0 {
+            continue;
+        }
+        torn += 1;
+        journal.append(&[3; 600]).unwrap();
+        journal.sync().unwrap();
+        drop(journal);
+        disk.restart();
+        let (_journal, recovery) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+        assert_eq!((recovery.next.0, recovery.torn_bytes, recovery.quarantined), (2, 0, vec![]), "seed {seed}");
+    }
+    assert!(torn > 20, "only {torn} seeds tore the group");
 }
 
 #[test]
 fn an_idle_reader_costs_one_read() {
     let disk = SimDisk::new(7);
+    let mut files = 0;
     let (mut journal, _) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
     let mut reader = Reader::open(Arc::new(disk.clone()), dir(), Offset(0)).unwrap();
     for round in 0..30 {
         journal.append(&content(round, 100)).unwrap();
         assert!(reader.next().unwrap().is_none(), "not durable yet");
         journal.sync().unwrap();
+        let before = disk.reads();
         assert!(reader.next().unwrap().is_some());
+        // The watermark, and what is new: never the segment from its beginning, but for a new one.
+        let begins = disk.files().len() > files;
+        assert!(disk.reads() - before <= if begins { 5 } else { 2 }, "round {round}: {} reads", disk.reads() - before);
+        files = disk.files().len();
         let before = disk.reads();
         assert!(reader.next().unwrap().is_none());
         assert_eq!(disk.reads() - before, 1);
@@ -410,9 +447,11 @@ fn check_flips(seed: u64, lens: &[usize], flips: &[(u16, u32)], crash: bool) {
     let (mut journal, recovery) = Journal::open(Arc::new(disk.clone()), dir(), options()).unwrap();
     let total = lens.len() as u64;
     assert!(recovery.next.0 <= total);
-    // After a crash that took the watermark with it, flips in the very last group look like a torn tail: at most that group.
+    // A crash that took the watermark with it, and a flip in the very last group: that looks like a torn tail. Several flips may
+    // hit whatever else would have told.
     let last_group = if total.is_multiple_of(3) { 3 } else { total % 3 };
-    assert!(recovery.next.0 == total || (crash && recovery.next.0 + last_group >= total), "next {} of {total}", recovery.next);
+    let excused = crash && (flips.len() > 1 || recovery.next.0 + last_group >= total);
+    assert!(recovery.next.0 == total || excused, "next {} of {total}", recovery.next);
     let lost: Vec<(u64, u64)> = recovery.quarantined.iter().map(|lost| (lost.from.0, lost.to.0)).collect();
     let mut reader = Reader::open(Arc::new(disk.clone()), dir(), Offset(0)).unwrap();
     let mut seen = Vec::new();
