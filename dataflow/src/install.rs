@@ -1,53 +1,64 @@
 //! The dataflow of all views on one worker, built when the chain's first command says how they look.
+//!
+//! frames → source → connections → plans → outputs. One probe behind all outputs says which ticks every worker has done.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::InputHandle;
+use timely::dataflow::operators::Input as _;
 use timely::dataflow::operators::probe::Handle as Probe;
-use timely::dataflow::operators::{Input as _, Probe as _};
+use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
+use weir_schema::Column;
 
+use crate::connections::{Counts, connections};
+use crate::expr::Counters;
 use crate::feed::Arrived;
 use crate::handle::{Completeness, Held};
-use crate::output::Output;
-use crate::peek::{Shelf, Tail};
-use crate::relations::relations;
+use crate::output::{Output, attach};
+use crate::peek::{self, Shelf};
+use crate::relations::{AGENTS, CONNECTIONS, HOSTS, LOSSES, relations};
+use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::run::Error;
 use crate::settings::ViewSettings;
+use crate::source::table::inside;
+use crate::source::{SourceOptions, SourceState, Tail, schema_of, source};
+use crate::views::views;
 
 /// What a worker has of the views.
-#[derive(Default)]
 pub(crate) struct Installed {
     settings: ViewSettings,
-    input: Option<InputHandle<u64, CapacityContainerBuilder<Vec<Arrived>>>>,
+    input: InputHandle<u64, CapacityContainerBuilder<Vec<Arrived>>>,
+    ticks: Ticks,
     probe: Probe<u64>,
+    shelf: Books,
+}
+
+/// What the peeks of one worker read.
+#[derive(Default)]
+pub(crate) struct Books {
     outputs: HashMap<&'static str, Rc<RefCell<Output>>>,
+    source: Option<SourceState>,
+    connections: Counts,
+    counters: Vec<(&'static str, Arc<Counters>)>,
 }
 
 impl Installed {
-    /// Before there are views: nothing, of which counters can still be asked.
-    pub(crate) fn none() -> Self {
-        Self::default()
-    }
-
     /// Builds the dataflow. Every worker does so before it feeds the same tick.
     pub(crate) fn install(worker: &mut Worker, settings: ViewSettings) -> Result<Self, Error> {
-        let probe = Probe::new();
         let mut outputs = HashMap::new();
         for info in relations().iter().filter(|info| info.standing) {
-            let failed = |error: arrow::error::ArrowError| Error::View { view: info.name.into(), why: error.to_string() };
-            outputs.insert(info.name, Rc::new(RefCell::new(Output::new(info).map_err(failed)?)));
+            let output = Output::new(info).map_err(|error| failed(info.name, error))?;
+            outputs.insert(info.name, Rc::new(RefCell::new(output)));
         }
-        let input = worker.dataflow_named("Views", |scope| {
-            let (input, arrived) = scope.new_input::<Vec<Arrived>>();
-            arrived.probe_with(&probe);
-            input
-        });
-        Ok(Self { settings, input: Some(input), probe, outputs })
+        let source = SourceState::new(&settings);
+        let shelf = Books { outputs, source: Some(source), ..Books::default() };
+        let build = Build { settings, ticks: Ticks::noted(), probe: Probe::new(), shelf };
+        worker.dataflow_named("Views", |scope| build.build(scope))
     }
 
     /// What the views were built for.
@@ -55,13 +66,18 @@ impl Installed {
         &self.settings
     }
 
+    /// What peeks read.
+    pub(crate) fn shelf(&self) -> &Books {
+        &self.shelf
+    }
+
     /// Feeds one tick's frames, and says that there will be no more of it.
     pub(crate) fn feed(&mut self, tick: u64, mut frames: Vec<Arrived>) {
-        let Some(input) = &mut self.input else { return };
-        input.advance_to(tick);
-        input.send_batch(&mut frames);
-        input.advance_to(tick + 1);
-        input.flush();
+        self.ticks.note(tick);
+        self.input.advance_to(tick);
+        self.input.send_batch(&mut frames);
+        self.input.advance_to(tick + 1);
+        self.input.flush();
     }
 
     /// Whether every worker has done this tick.
@@ -69,32 +85,175 @@ impl Installed {
         !self.probe.less_than(&(tick + 1))
     }
 
+    /// No more is known to come for ticks before this one.
+    pub(crate) fn closed(&self, tick: u64) {
+        self.ticks.forget_before(tick);
+    }
+
     /// Forgets what only reads before `since` need.
     pub(crate) fn compact(&mut self, since: u64) {
-        for output in self.outputs.values() {
+        for output in self.shelf.outputs.values() {
             output.borrow_mut().compact(since);
         }
     }
 }
 
-impl Shelf for Installed {
+struct Build {
+    settings: ViewSettings,
+    ticks: Ticks,
+    probe: Probe<u64>,
+    shelf: Books,
+}
+
+impl Build {
+    fn build(mut self, scope: Scope<'_, u64>) -> Result<Installed, Error> {
+        let (input, arrived) = scope.new_input::<Vec<Arrived>>();
+        let sources = self.sources(arrived);
+        for view in views(&self.settings) {
+            let counters = Arc::<Counters>::default();
+            let context = Context { counters: Arc::clone(&counters), ticks: self.ticks.clone() };
+            let relation = render(&view.plan, &sources, &context).map_err(|error| failed(view.name, error))?;
+            self.attach(view.name, relation)?;
+            self.shelf.counters.push((view.name, counters));
+        }
+        for base in ["hosts", "agents", "losses"] {
+            let relation = sources.0.get(base).cloned().ok_or_else(|| failed(base, "it has no source"))?;
+            self.attach(base, relation)?;
+        }
+        let Self { settings, ticks, probe, shelf } = self;
+        Ok(Installed { settings, input, ticks, probe, shelf })
+    }
+
+    /// What plans read.
+    fn sources<'s>(&self, arrived: Stream<'s, u64, Vec<Arrived>>) -> Sources<'s> {
+        let options = SourceOptions {
+            settings: self.settings,
+            events: EVENT_COLUMNS.to_vec(),
+            samples: SAMPLE_COLUMNS.to_vec(),
+            ticks: self.ticks.clone(),
+        };
+        let state = self.shelf.source.clone().unwrap_or_else(|| SourceState::new(&self.settings));
+        let streams = source(arrived, options, &state);
+        let rows = connections(streams.touches, streams.addresses, &self.settings, &self.shelf.connections);
+        let mut sources = Sources::default();
+        sources.insert("events", Relation { schema: schema_of(EVENT_COLUMNS), deltas: streams.events });
+        sources.insert("samples", Relation { schema: schema_of(SAMPLE_COLUMNS), deltas: streams.samples });
+        sources.insert("connections_all", Relation { schema: inside(CONNECTIONS), deltas: rows });
+        sources.insert("hosts", Relation { schema: inside(HOSTS), deltas: streams.hosts });
+        sources.insert("agents", Relation { schema: inside(AGENTS), deltas: streams.agents });
+        sources.insert("losses", Relation { schema: inside(LOSSES), deltas: streams.losses });
+        sources
+    }
+
+    /// A relation's rows go to its output; they must have the columns that users see.
+    fn attach(&self, name: &'static str, relation: Relation<'_>) -> Result<(), Error> {
+        let output = self.shelf.outputs.get(name).ok_or_else(|| failed(name, "it is not a standing relation"))?;
+        let names =
+            |schema: &arrow::datatypes::Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        let (made, declared) = (names(&relation.schema), output.borrow().column_names());
+        if made != declared {
+            return Err(failed(name, format!("it makes the columns {made:?} where {declared:?} are declared")));
+        }
+        attach(relation.deltas, output, &self.probe);
+        Ok(())
+    }
+}
+
+impl Shelf for Books {
     fn output(&self, relation: &str) -> Option<Rc<RefCell<Output>>> {
         self.outputs.get(relation).cloned()
     }
 
-    fn tail(&self, _tail: &Tail<'_>) -> Result<Vec<RecordBatch>, String> {
-        Ok(vec![])
+    fn tail(&self, read: &peek::TailRead<'_>) -> Result<Vec<RecordBatch>, String> {
+        let source = self.source.as_ref().ok_or("the views are not built yet")?;
+        let (tail, all) = match read.relation {
+            "events" => (Tail::Events, weir_schema::EVENTS),
+            "samples" => (Tail::Samples, weir_schema::SAMPLES),
+            other => return Err(format!("{other} is no tail")),
+        };
+        let columns: Vec<Column> = read.columns.iter().map(|place| all[*place]).collect();
+        let rows_max = usize::try_from(read.rows_enough).unwrap_or(usize::MAX);
+        source.tails.borrow().read(tail, &columns, read.tick, rows_max)
     }
 
     fn completeness(&self) -> Completeness {
-        Completeness::default()
+        let Some(source) = &self.source else { return Completeness::default() };
+        let (counts, tails) = (*source.counts.borrow(), source.tails.borrow());
+        Completeness {
+            late_events: counts.late,
+            duplicate_events: counts.duplicates,
+            conflicting_events: counts.conflicts,
+            lost_events: counts.lost,
+            unknown_loss_intervals: counts.losses_unknown,
+            forgotten_rows: [Tail::Events, Tail::Samples].map(|tail| tails.held(tail).dropped_rows).iter().sum(),
+            ..Completeness::default()
+        }
     }
 
     fn tails_held(&self) -> Vec<Held> {
-        vec![]
+        let Some(source) = &self.source else { return vec![] };
+        let tails = source.tails.borrow();
+        [("events", Tail::Events), ("samples", Tail::Samples)]
+            .map(|(name, tail)| (name, tails.held(tail)))
+            .map(|(name, held)| Held { relation: name.into(), rows: held.rows, bytes: held.bytes })
+            .to_vec()
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
-        vec![]
+        let Some(source) = &self.source else { return vec![] };
+        let counts = *source.counts.borrow();
+        let views = self.counters.iter().map(|(_, counters)| counters);
+        let sum = |count: fn(&Counters) -> u64| views.clone().map(|counters| count(counters)).sum::<u64>();
+        [
+            ("frames_total", counts.frames),
+            ("events_total", counts.events),
+            ("late_events_total", counts.late),
+            ("duplicate_events_total", counts.duplicates),
+            ("conflicting_events_total", counts.conflicts),
+            ("undecodable_frames_total", counts.undecodable),
+            ("skipped_events_total", counts.skipped),
+            ("refused_ahead_events_total", counts.ahead_refused),
+            ("lost_events_total", counts.lost),
+            ("unknown_losses_total", counts.losses_unknown),
+            ("connection_ends", self.connections.ends.get()),
+            ("evicted_connection_ends_total", self.connections.ends_evicted.get()),
+            ("connection_groups", self.connections.groups.get()),
+            ("bad_rows", sum(|counters| counters.bad_rows().max(0).unsigned_abs())),
+            ("forgotten_rows_total", sum(Counters::forgotten)),
+            ("unmatched_withdrawals_total", sum(Counters::unmatched)),
+            ("overflowed_sums_total", sum(Counters::overflows)),
+        ]
+        .map(|(name, count)| (name.to_owned(), count))
+        .to_vec()
     }
 }
+
+fn failed(view: &str, why: impl std::fmt::Display) -> Error {
+    Error::View { view: view.into(), why: why.to_string() }
+}
+
+/// What the shipped views read of events: decoding stops there.
+const EVENT_COLUMNS: &[Column] = &[
+    Column::Time,
+    Column::Kind,
+    Column::Region,
+    Column::Host,
+    Column::App,
+    Column::ContainerId,
+    Column::BytesSent,
+    Column::BytesReceived,
+];
+
+/// What the shipped views read of samples.
+const SAMPLE_COLUMNS: &[Column] = &[
+    Column::Time,
+    Column::IntervalMs,
+    Column::Region,
+    Column::Host,
+    Column::App,
+    Column::ContainerId,
+    Column::CpuMs,
+    Column::MemBytes,
+    Column::NetSentBytes,
+    Column::NetReceivedBytes,
+];

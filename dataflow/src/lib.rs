@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 mod ask;
-mod delta;
+pub mod connections;
+pub mod delta;
+pub mod expr;
 mod feed;
 pub mod handle;
 mod install;
@@ -18,9 +20,11 @@ mod mesh;
 mod output;
 mod peek;
 mod relations;
+pub mod render;
 mod run;
 mod server;
 mod settings;
+pub mod source;
 mod views;
 mod worker;
 

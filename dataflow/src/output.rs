@@ -98,6 +98,11 @@ impl Output {
         self.since = since;
     }
 
+    /// What users see as its columns.
+    pub(crate) fn column_names(&self) -> Vec<String> {
+        self.schema.fields().iter().map(|field| field.name().clone()).collect()
+    }
+
     /// The oldest tick that can be read.
     pub(crate) fn since(&self) -> u64 {
         self.since

@@ -20,7 +20,7 @@ pub(crate) trait Shelf {
     /// The output of a standing relation.
     fn output(&self, relation: &str) -> Option<Rc<RefCell<Output>>>;
     /// Rows of a tail that arrived up to a tick; at most about `limit`, if any.
-    fn tail(&self, read: &Tail<'_>) -> Result<Vec<RecordBatch>, String>;
+    fn tail(&self, read: &TailRead<'_>) -> Result<Vec<RecordBatch>, String>;
     /// What this worker's share lacks.
     fn completeness(&self) -> Completeness;
     /// Rows and bytes of the tails.
@@ -31,7 +31,7 @@ pub(crate) trait Shelf {
 
 /// What is read of a tail.
 #[derive(Debug)]
-pub(crate) struct Tail<'a> {
+pub(crate) struct TailRead<'a> {
     /// Its name.
     pub(crate) relation: &'a str,
     /// Columns by place.
@@ -119,7 +119,7 @@ fn answer_read(tick: u64, read: &Read, place: u32, shelf: &dyn Shelf, send: &mut
             sender.batch(&batch)?;
         }
     } else {
-        let tail = Tail { relation: info.name, columns: &columns, tick, rows_enough };
+        let tail = TailRead { relation: info.name, columns: &columns, tick, rows_enough };
         for batch in shelf.tail(&tail).map_err(Failure::Internal)? {
             let arrays = batch.columns();
             let schema = info.schema.project(&columns).map(std::sync::Arc::new).map_err(internal)?;

@@ -16,7 +16,7 @@ use timely::worker::Worker;
 
 use crate::ask::{Asker, Progress};
 use crate::feed::{Feed, FeedStep, Tick};
-use crate::install::Installed;
+use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
 use crate::peek::{self, Waiting};
 use crate::run::Error;
@@ -189,6 +189,7 @@ impl State {
             self.fed.pop_front();
             self.recent.push_back(tick);
             self.closed = Some(tick);
+            views.closed(tick);
             any = true;
         }
         any
@@ -223,8 +224,8 @@ impl State {
     fn answer(&mut self) -> bool {
         let mut any = false;
         while let Some(peek) = self.waiting.pop_ready(self.closed) {
-            let nothing = Installed::none();
-            let shelf = self.views.as_ref().unwrap_or(&nothing);
+            let nothing = Books::default();
+            let shelf = self.views.as_ref().map_or(&nothing, Installed::shelf);
             let mesh = &mut self.mesh;
             peek::answer(&peek, shelf, &mut |body| mesh.answer(&peek, body));
             any = true;

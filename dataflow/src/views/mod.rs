@@ -17,15 +17,15 @@ use crate::settings::ViewSettings;
 
 /// A standing relation and the plan that keeps it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct View {
+pub(crate) struct View {
     /// The relation.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its rows.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
 }
 
 /// Every standing relation that is a plan over others.
-pub fn views(settings: &ViewSettings) -> Vec<View> {
+pub(crate) fn views(settings: &ViewSettings) -> Vec<View> {
     vec![
         View { name: "connections", plan: connections::plan(settings) },
         View { name: "region_connections", plan: region_connections::plan() },
