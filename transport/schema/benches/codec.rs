@@ -245,6 +245,10 @@ fn codec(criterion: &mut Criterion) {
             sum(|frame| frame.header.raw_len as usize),
             by_lane.join(", ")
         );
+        events.iter().for_each(|event| lanes.0[event.kind.lane() as usize].push(event).unwrap());
+        let estimate: usize = lanes.0.iter().filter(|builder| !builder.is_empty()).map(BatchBuilder::bytes_estimate).sum();
+        println!("{name}: {:.2} of the builder's estimate", sum(|frame| frame.bytes.len()) * count as f64 / estimate as f64);
+        lanes = Lanes::new();
         let mut decoder = Decoder::new();
         let encode = least(count, || drop(black_box(lanes.encode(black_box(&events)))));
         let decode = least(count, || {

@@ -122,9 +122,9 @@ impl BatchBuilder {
         self.strings.cut
     }
 
-    /// About how many bytes the frame would have now. Real frames of live records are between half and all of it.
+    /// About how many bytes the frame would have now. In the bench, frames of 1,000 events have 0.6 to 0.75 of it, tiny ones all.
     pub fn bytes_estimate(&self) -> usize {
-        HEADER_BYTES + self.strings.text_bytes() / 2 + self.values
+        HEADER_BYTES + self.strings.text_bytes() / 2 + 2 * self.values
     }
 
     /// Makes the frame. Afterwards the builder is empty and goes on with the seq after the frame's last.
