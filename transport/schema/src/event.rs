@@ -41,7 +41,7 @@ pub struct Process {
     pub exe: Option<Text>,
     /// The kernel's 15-byte task name.
     pub comm: Option<Text>,
-    /// argv as a JSON array of strings, argv[0] included.
+    /// argv as a JSON array of strings, `argv[0]` included.
     pub args: Option<Text>,
     /// argv joined by blanks.
     pub cmdline: Option<Text>,
