@@ -1,1 +1,90 @@
-//! Reading: PostgreSQL wire, HTTP, live or past.
+//! Reading: SQL over the PostgreSQL wire and JSON over HTTP, answered from the live relations at one tick.
+//!
+//! A statement is parsed (`statement.rs`), planned against the relations' columns, what it reads is peeked from the workers
+//! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
+//! Everything is bounded by `query.*` of the config. Nothing here changes anything.
+
+#![forbid(unsafe_code)]
+
+mod encode;
+mod error;
+mod functions;
+mod health;
+mod http;
+mod live;
+mod pgwire;
+mod session;
+mod statement;
+mod tables;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use weir_config::QueryLimits;
+
+pub use error::{Error, SqlError};
+pub use http::MetricsRender;
+pub use live::{Frontier, Live, LiveError, Snapshot};
+
+/// Where to listen, whom to ask, how much to allow.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// PostgreSQL wire.
+    pub sql: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// The workers' Unix socket.
+    pub socket: PathBuf,
+    /// Limits of every query.
+    pub limits: QueryLimits,
+}
+
+/// The servers. Dropped, they stop.
+#[derive(Debug)]
+pub struct Running {
+    sql: SocketAddr,
+    http: SocketAddr,
+    live: Live,
+    _tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Where the PostgreSQL wire listens.
+    pub fn sql_addr(&self) -> SocketAddr {
+        self.sql
+    }
+
+    /// Where HTTP listens.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The workers, for other questions.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+}
+
+/// Starts both servers.
+pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Running, Error> {
+    let sql = listen("SQL", options.sql).await?;
+    let http = listen("HTTP", options.http).await?;
+    let address = |listener: &TcpListener, what, wanted| {
+        listener.local_addr().map_err(|source| Error::Listen { what, address: wanted, source })
+    };
+    let (sql_addr, http_addr) = (address(&sql, "SQL", options.sql)?, address(&http, "HTTP", options.http)?);
+    let live = Live::start(options.socket);
+    let engine = session::Engine::new(live.clone(), options.limits.clone());
+    let health = health::Health::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(health.clone().watch(live.clone()));
+    tasks.spawn(pgwire::serve(sql, engine.clone(), options.limits.connections_max));
+    tasks.spawn(http::serve(http, engine, health, metrics));
+    Ok(Running { sql: sql_addr, http: http_addr, live, _tasks: tasks })
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { what, address, source })
+}

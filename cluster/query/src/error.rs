@@ -1,0 +1,169 @@
+//! What a person is told when a question cannot be answered: an SQLSTATE, a sentence, sometimes a cure.
+
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
+use weir_dataflow::handle::Failure;
+
+use crate::live::LiveError;
+
+/// Why the servers could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port could not be opened.
+    #[error("could not listen for {what} on {address}: {source}")]
+    Listen {
+        /// SQL or HTTP.
+        what: &'static str,
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Why a statement was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SqlError {
+    /// SQLSTATE.
+    pub code: &'static str,
+    /// What went wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl SqlError {
+    /// An error without a hint.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
+    /// The same with a cure.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A construct that is not supported, by name.
+    pub fn unsupported(construct: impl std::fmt::Display) -> Self {
+        Self::new(UNSUPPORTED, format!("{construct} is not supported"))
+    }
+
+    /// A relation that does not exist.
+    pub fn unknown_relation(name: impl std::fmt::Display) -> Self {
+        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name).collect();
+        Self::new(UNKNOWN_RELATION, format!("relation \"{name}\" does not exist"))
+            .with_hint(format!("relations are {}", known.join(", ")))
+    }
+}
+
+impl From<DataFusionError> for SqlError {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => (*inner).into(),
+            DataFusionError::SQL(parser, _) => parser_error(&parser),
+            DataFusionError::NotImplemented(what) => Self::new(UNSUPPORTED, what),
+            DataFusionError::ResourcesExhausted(what) => {
+                Self::new(OUT_OF_MEMORY, format!("the query needs too much memory: {what}"))
+                    .with_hint("ask for less, or raise `query.memory_bytes_max`")
+            }
+            DataFusionError::SchemaError(schema, _) => schema_error(&schema),
+            DataFusionError::ArrowError(arrow, _) => Self::new(arrow_code(&arrow), arrow.to_string()),
+            DataFusionError::Plan(what) if what.contains("Invalid function") => Self::new(UNKNOWN_FUNCTION, what),
+            DataFusionError::Plan(what) => Self::new(SYNTAX, what),
+            DataFusionError::Execution(what) => Self::new(DATA, what),
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(other) => Self::new(INTERNAL, other.to_string()),
+            },
+            other => Self::new(INTERNAL, other.strip_backtrace()),
+        }
+    }
+}
+
+fn parser_error(error: &ParserError) -> SqlError {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
+        ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
+    };
+    SqlError::new(SYNTAX, format!("syntax error: {text}"))
+}
+
+fn schema_error(error: &SchemaError) -> SqlError {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let known: Vec<_> = valid_fields.iter().map(|column| column.name.as_str()).take(COLUMNS_SHOWN_MAX).collect();
+            let error = SqlError::new(UNKNOWN_COLUMN, format!("column \"{}\" does not exist", field.flat_name()));
+            if known.is_empty() { error } else { error.with_hint(format!("columns are {}", known.join(", "))) }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            SqlError::new(AMBIGUOUS_COLUMN, format!("column reference \"{}\" is ambiguous", field.name))
+        }
+        other => SqlError::new(SYNTAX, other.to_string()),
+    }
+}
+
+fn arrow_code(error: &arrow::error::ArrowError) -> &'static str {
+    match error {
+        arrow::error::ArrowError::DivideByZero => DIVISION_BY_ZERO,
+        arrow::error::ArrowError::CastError(_) | arrow::error::ArrowError::ParseError(_) => BAD_TEXT,
+        arrow::error::ArrowError::ArithmeticOverflow(_) => OUT_OF_RANGE,
+        _ => DATA,
+    }
+}
+
+impl From<LiveError> for SqlError {
+    fn from(error: LiveError) -> Self {
+        let code = match &error {
+            LiveError::Away | LiveError::Protocol(_) => NOT_READY,
+            LiveError::Failed(failure) => match failure {
+                Failure::UnknownRelation(_) => UNKNOWN_RELATION,
+                Failure::UnknownColumn { .. } => UNKNOWN_COLUMN,
+                Failure::NotReady | Failure::Busy(_) => NOT_READY,
+                Failure::Rows { .. } => TOO_MANY_ROWS,
+                Failure::Bytes { .. } => OUT_OF_MEMORY,
+                Failure::TimedOut { .. } => TIMED_OUT,
+                Failure::Forgotten { .. } => FORGOTTEN,
+                Failure::Internal(_) => INTERNAL,
+            },
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Syntax error.
+pub(crate) const SYNTAX: &str = "42601";
+/// No such relation.
+pub(crate) const UNKNOWN_RELATION: &str = "42P01";
+/// No such column.
+pub(crate) const UNKNOWN_COLUMN: &str = "42703";
+/// Several such columns.
+pub(crate) const AMBIGUOUS_COLUMN: &str = "42702";
+/// No such function.
+pub(crate) const UNKNOWN_FUNCTION: &str = "42883";
+/// Not supported.
+pub(crate) const UNSUPPORTED: &str = "0A000";
+/// The query took too long.
+pub(crate) const TIMED_OUT: &str = "57014";
+/// The query needed too much memory.
+pub(crate) const OUT_OF_MEMORY: &str = "53200";
+/// A relation has more rows than a query may read.
+pub(crate) const TOO_MANY_ROWS: &str = "53400";
+/// The workers are not there yet, or not any more.
+pub(crate) const NOT_READY: &str = "57P03";
+/// The tick is no longer held.
+pub(crate) const FORGOTTEN: &str = "72000";
+/// Division by zero.
+pub(crate) const DIVISION_BY_ZERO: &str = "22012";
+/// Text that is no such value.
+pub(crate) const BAD_TEXT: &str = "22P02";
+/// A number out of range.
+pub(crate) const OUT_OF_RANGE: &str = "22003";
+/// A value that the query cannot work with.
+pub(crate) const DATA: &str = "22000";
+/// An error of ours.
+pub(crate) const INTERNAL: &str = "XX000";
+/// Columns named in a hint.
+const COLUMNS_SHOWN_MAX: usize = 60;

@@ -1,0 +1,273 @@
+//! The PostgreSQL wire: simple and extended protocol, user and database `weir`, no password, from loopback only.
+
+mod parameters;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use futures::{Sink, SinkExt as _, StreamExt as _, stream};
+use pgwire::api::auth::{
+    DefaultServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
+    save_startup_parameters_to_metadata,
+};
+use pgwire::api::portal::{Format, Portal};
+use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
+use pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response, Tag};
+use pgwire::api::stmt::QueryParser;
+use pgwire::api::{ClientInfo, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers, Type};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use pgwire::messages::response::ErrorResponse;
+use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::encode;
+use crate::error::SqlError;
+use crate::functions::{SERVER_VERSION, USER};
+use crate::session::{Answer, Engine, Planned};
+use crate::statement::{Show, Statement, parse};
+use crate::tables::CATALOG;
+
+/// Serves connections until dropped.
+pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max: usize) {
+    let (handlers, places) = (Handlers(Arc::new(Handler { engine })), Arc::new(Semaphore::new(connections_max)));
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    tracing::warn!(%peer, connections_max, "too many SQL connections: one was refused");
+                    continue;
+                };
+                let handlers = handlers.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = pgwire::tokio::process_socket(socket, None, handlers).await {
+                        tracing::debug!(%peer, %error, "an SQL connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an SQL connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Handlers(Arc<Handler>);
+
+impl PgWireServerHandlers for Handlers {
+    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
+        Arc::clone(&self.0)
+    }
+
+    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
+        Arc::clone(&self.0)
+    }
+
+    fn startup_handler(&self) -> Arc<impl StartupHandler> {
+        Arc::clone(&self.0)
+    }
+}
+
+struct Handler {
+    engine: Engine,
+}
+
+#[async_trait]
+impl StartupHandler for Handler {
+    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let PgWireFrontendMessage::Startup(startup) = &message else { return Ok(()) };
+        protocol_negotiation(client, startup).await?;
+        save_startup_parameters_to_metadata(client, startup);
+        if let Some(refused) = refused(client) {
+            client.send(PgWireBackendMessage::ErrorResponse(ErrorResponse::from(refused))).await?;
+            client.close().await?;
+            return Ok(());
+        }
+        let mut parameters = DefaultServerParameterProvider::default();
+        parameters.server_version = SERVER_VERSION.to_owned();
+        parameters.default_transaction_read_only = true;
+        finish_authentication(client, &parameters).await
+    }
+}
+
+/// Why a client may not come in.
+fn refused<C: ClientInfo>(client: &C) -> Option<ErrorInfo> {
+    let fatal = |code: &str, message: String| Some(ErrorInfo::new("FATAL".into(), code.into(), message));
+    let named = |key: &str| client.metadata().get(key).map(String::as_str);
+    let (user, database) =
+        (named(METADATA_USER).unwrap_or(""), named(METADATA_DATABASE).or_else(|| named(METADATA_USER)).unwrap_or(""));
+    let peer = client.socket_addr().ip();
+    if !peer.to_canonical().is_loopback() {
+        return fatal("28000", format!("{peer} may not connect: there are no passwords yet, so only loopback is let in"));
+    }
+    if user != USER {
+        return fatal("28000", format!("role \"{user}\" does not exist: connect as \"{USER}\""));
+    }
+    if database != CATALOG {
+        return fatal("3D000", format!("database \"{database}\" does not exist: connect to \"{CATALOG}\""));
+    }
+    None
+}
+
+/// A statement that was parsed, and planned where it is a query.
+#[derive(Debug, Clone)]
+struct Prepared {
+    statement: Statement,
+    planned: Option<Planned>,
+}
+
+impl Prepared {
+    /// The columns of its answer; none for a statement without rows.
+    fn schema(&self) -> Option<SchemaRef> {
+        match (&self.statement, &self.planned) {
+            (Statement::Show(show), _) => Some(show.schema()),
+            (_, Some(planned)) => Some(Arc::new(Schema::from(planned.plan.schema().as_arrow().clone()))),
+            _ => None,
+        }
+    }
+}
+
+impl Handler {
+    async fn prepare(&self, statement: Statement) -> Result<Prepared, SqlError> {
+        let planned = match &statement {
+            Statement::Query(parsed) => Some(self.engine.plan(parsed).await?),
+            _ => None,
+        };
+        Ok(Prepared { statement, planned })
+    }
+
+    async fn execute(
+        &self,
+        prepared: &Prepared,
+        parameters: Option<datafusion::common::ParamValues>,
+        format: &Format,
+    ) -> Result<Response, SqlError> {
+        Ok(match (&prepared.statement, &prepared.planned) {
+            (Statement::Show(show), _) => rows(&self.engine.show(show).await?, format, Self::tag(show))?,
+            (_, Some(planned)) => rows(&self.engine.run(planned, parameters).await?, format, "SELECT")?,
+            (Statement::Begin, _) => Response::TransactionStart(Tag::new("BEGIN")),
+            (Statement::End(tag), _) => Response::TransactionEnd(Tag::new(tag)),
+            (Statement::Accepted(tag), _) => Response::Execution(Tag::new(tag)),
+            (Statement::Query(_), None) => return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned")),
+        })
+    }
+
+    fn tag(_: &Show) -> &'static str {
+        "SHOW"
+    }
+}
+
+fn rows(answer: &Answer, format: &Format, tag: &str) -> Result<Response, SqlError> {
+    let header = Arc::new(encode::fields(&answer.schema, format));
+    let formats: Vec<FieldFormat> = header.iter().map(FieldInfo::format).collect();
+    // Batch by batch: an answer is in memory once as Arrow, not twice.
+    let encoded = stream::iter(answer.batches.clone()).flat_map(move |batch| {
+        let rows =
+            encode::data_rows(&batch, &formats).map_err(|error| told(SqlError::new(crate::error::INTERNAL, error.to_string())));
+        stream::iter(match rows {
+            Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
+    });
+    let mut response = QueryResponse::new(header, encoded);
+    response.set_command_tag(tag);
+    Ok(Response::Query(response))
+}
+
+#[async_trait]
+impl SimpleQueryHandler for Handler {
+    async fn do_query<C>(&self, _client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        let mut responses = Vec::new();
+        for statement in parse(query).map_err(told)? {
+            let answered = match self.prepare(statement).await {
+                Ok(prepared) => self.execute(&prepared, None, &Format::UnifiedText).await,
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(response) => responses.push(response),
+                // What came before stands; what comes after is not run.
+                Err(error) => {
+                    responses.push(Response::Error(Box::new(info(error))));
+                    break;
+                }
+            }
+        }
+        Ok(responses)
+    }
+}
+
+#[async_trait]
+impl ExtendedQueryHandler for Handler {
+    type Statement = Prepared;
+    type QueryParser = Parser;
+
+    fn query_parser(&self) -> Arc<Self::QueryParser> {
+        Arc::new(Parser { engine: self.engine.clone() })
+    }
+
+    async fn do_query<C>(&self, _client: &mut C, portal: &Portal<Self::Statement>, _max_rows: usize) -> PgWireResult<Response>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        let prepared = &portal.statement.statement;
+        let parameters = match &prepared.planned {
+            Some(planned) => parameters::values(portal, &planned.plan)?,
+            None => None,
+        };
+        self.execute(prepared, parameters, &portal.result_column_format).await.map_err(told)
+    }
+}
+
+struct Parser {
+    engine: Engine,
+}
+
+#[async_trait]
+impl QueryParser for Parser {
+    type Statement = Prepared;
+
+    async fn parse_sql<C>(&self, _client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Self::Statement>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        let mut statements = parse(sql).map_err(told)?;
+        if statements.len() > 1 {
+            return Err(told(SqlError::new(crate::error::SYNTAX, "a prepared statement holds one statement")));
+        }
+        let Some(statement) = statements.pop() else { return Ok(None) };
+        let handler = Handler { engine: self.engine.clone() };
+        handler.prepare(statement).await.map(Some).map_err(told)
+    }
+
+    fn get_parameter_types(&self, stmt: &Self::Statement) -> PgWireResult<Vec<Type>> {
+        stmt.planned.as_ref().map_or(Ok(vec![]), |planned| parameters::types(&planned.plan))
+    }
+
+    fn get_result_schema(&self, stmt: &Self::Statement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+        let text = Format::UnifiedText;
+        Ok(stmt.schema().map_or_else(Vec::new, |schema| encode::fields(&schema, format.unwrap_or(&text))))
+    }
+}
+
+fn info(error: SqlError) -> ErrorInfo {
+    let mut info = ErrorInfo::new("ERROR".into(), error.code.into(), error.message);
+    info.hint = error.hint;
+    info
+}
+
+fn told(error: SqlError) -> PgWireError {
+    PgWireError::UserError(Box::new(info(error)))
+}

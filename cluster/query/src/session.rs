@@ -1,0 +1,250 @@
+//! From a statement to an answer: planned by DataFusion, read from the workers at one tick, run by DataFusion.
+//!
+//! Every query has its own snapshot, memory pool and time limit; queries share nothing but the function registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::MemoryCatalogProviderList;
+use datafusion::common::ParamValues;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as Parsed;
+use weir_config::QueryLimits;
+use weir_dataflow::handle::{At, Completeness};
+use weir_dataflow::{RelationInfo, relation, relations};
+
+use crate::error::{self, SqlError};
+use crate::functions;
+use crate::live::Live;
+use crate::statement::Show;
+use crate::tables::{self, CATALOG, SCHEMA, Slot, wanted};
+
+/// Answers statements.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    live: Live,
+    limits: QueryLimits,
+    state: Arc<SessionState>,
+}
+
+/// Rows, and what they may lack.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// The columns.
+    pub(crate) schema: SchemaRef,
+    /// The rows.
+    pub(crate) batches: Vec<RecordBatch>,
+    /// The tick they are of; none when no relation was read.
+    pub(crate) tick: Option<u64>,
+    /// What they may lack.
+    pub(crate) completeness: Option<Completeness>,
+}
+
+/// A planned query, not yet read or run.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    pub(crate) plan: LogicalPlan,
+}
+
+impl Engine {
+    /// An engine over live relations.
+    pub(crate) fn new(live: Live, limits: QueryLimits) -> Self {
+        let mut config = SessionConfig::new()
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(true)
+            .with_target_partitions(PARTITIONS);
+        let options = config.options_mut();
+        options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        options.execution.time_zone = Some("UTC".into());
+        let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+        builder.scalar_functions().get_or_insert_default().extend(functions::all());
+        Self { live, limits, state: Arc::new(builder.build()) }
+    }
+
+    /// Plans a query over the relations' columns.
+    pub(crate) async fn plan(&self, parsed: &Parsed) -> Result<Planned, SqlError> {
+        let (state, _) = self.state()?;
+        for name in state.resolve_table_references(parsed)? {
+            let ours = name.schema().is_none_or(|schema| schema == SCHEMA);
+            let inside = name.schema() == Some("information_schema");
+            if !inside && (!ours || relation(name.table()).is_none()) {
+                return Err(SqlError::unknown_relation(name));
+            }
+        }
+        let plan = state.statement_to_plan(parsed.clone()).await?;
+        match &plan {
+            LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => {
+                Err(SqlError::unsupported("a statement that changes something"))
+            }
+            _ => Ok(Planned { plan }),
+        }
+    }
+
+    /// Reads and runs a planned query.
+    pub(crate) async fn run(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
+        let limit = Duration::from_millis(self.limits.time_ms_max);
+        let work = self.run_unlimited(planned, parameters);
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            let message = format!("the query took longer than {} ms", self.limits.time_ms_max);
+            Err(SqlError::new(error::TIMED_OUT, message).with_hint("ask for less, or raise `query.time_ms_max`"))
+        })
+    }
+
+    async fn run_unlimited(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
+        let (state, slot) = self.state()?;
+        let plan = match parameters {
+            Some(values) => planned.plan.clone().with_param_values(values)?,
+            None => planned.plan.clone(),
+        };
+        // The plan was made over another, empty snapshot: put this query's tables in its scans.
+        let plan = tables::rebind(plan, &slot)?;
+        let optimised = state.optimize(&plan)?;
+        let (mut tick, mut completeness) = (None, None);
+        if !matches!(optimised, LogicalPlan::Explain(_)) {
+            let wanted = wanted(&optimised)?;
+            let mut reads = Vec::new();
+            if !wanted.is_empty() {
+                let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
+                let asked = wanted.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
+                let snapshot = self.live.peek(At::Latest, asked).await?;
+                (tick, completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
+                reads = snapshot.reads;
+            }
+            slot.fill(&wanted, reads)?;
+        }
+        let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
+        let schema = physical.schema();
+        let batches = collect(physical, state.task_ctx()).await?;
+        let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        if bytes as u64 > self.limits.memory_bytes_max {
+            return Err(SqlError::new(error::OUT_OF_MEMORY, format!("the answer has {bytes} bytes"))
+                .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
+        }
+        Ok(Answer { schema, batches, tick, completeness })
+    }
+
+    /// All rows of one relation, for HTTP.
+    pub(crate) async fn relation(&self, info: &'static RelationInfo, limit: Option<u64>) -> Result<Answer, SqlError> {
+        let mut wanted = tables::Wanted { info, columns: (0..info.schema.fields().len()).collect(), limit };
+        wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
+        let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
+        let peek = self.live.peek(At::Latest, vec![read]);
+        let timed = tokio::time::timeout(Duration::from_millis(self.limits.time_ms_max), peek).await;
+        let snapshot = timed.map_err(|_| SqlError::new(error::TIMED_OUT, "the workers did not answer in time"))??;
+        let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let mut batches = Vec::new();
+        for batch in snapshot.reads.into_iter().flatten() {
+            let rows = batch.num_rows().min(left);
+            left -= rows;
+            batches.push(batch.slice(0, rows));
+        }
+        let schema = Arc::clone(&info.schema);
+        Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness) })
+    }
+
+    /// What this server knows by itself.
+    pub(crate) async fn show(&self, show: &Show) -> Result<Answer, SqlError> {
+        let schema = show.schema();
+        let columns: Vec<Vec<String>> = match show {
+            Show::Views => vec![names(|info| info.standing)],
+            Show::Tables => {
+                let kinds = relations().iter().map(|info| if info.standing { "standing" } else { "tail" }.to_owned());
+                vec![names(|_| true), kinds.collect()]
+            }
+            Show::Columns(name) => {
+                let info = relation(name).ok_or_else(|| SqlError::unknown_relation(name))?;
+                let fields = info.schema.fields();
+                let types = fields.iter().map(|field| crate::encode::type_name(field.data_type()).to_owned());
+                vec![fields.iter().map(|field| field.name().clone()).collect(), types.collect()]
+            }
+            Show::Create(name) => {
+                let info = relation(name).ok_or_else(|| SqlError::unknown_relation(name))?;
+                let sql = info
+                    .sql
+                    .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
+                vec![vec![name.clone()], vec![sql.to_owned()]]
+            }
+            Show::Setting(name) => vec![vec![setting(name)?]],
+            Show::Tick => return self.show_tick(schema).await,
+        };
+        let arrays = columns.into_iter().map(|values| Arc::new(StringArray::from(values)) as _).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(datafusion::error::DataFusionError::from)?;
+        Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None })
+    }
+
+    async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
+        let frontier = self.live.frontier().await?;
+        let tick = Int64Array::from(vec![frontier.closed.and_then(|tick| i64::try_from(tick).ok())]);
+        let batch =
+            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(tick)]).map_err(datafusion::error::DataFusionError::from)?;
+        Ok(Answer { schema, batches: vec![batch], tick: frontier.closed, completeness: None })
+    }
+
+    /// A state of its own for one query: fresh tables, a memory pool, the shared functions.
+    fn state(&self) -> Result<(SessionState, Arc<Slot>), SqlError> {
+        let slot = Arc::new(Slot::default());
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot)?);
+        let memory = usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX);
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(memory))).build_arc()?;
+        let state = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
+            .with_catalog_list(Arc::new(catalogs))
+            .with_runtime_env(runtime)
+            .build();
+        Ok((state, slot))
+    }
+}
+
+impl Show {
+    /// The columns of its answer.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        let text = |name: &str| Field::new(name, DataType::Utf8, true);
+        Arc::new(Schema::new(match self {
+            Self::Views => vec![text("view_name")],
+            Self::Tables => vec![text("table_name"), text("kind")],
+            Self::Columns(_) => vec![text("column_name"), text("data_type")],
+            Self::Create(_) => vec![text("view_name"), text("create_statement")],
+            Self::Tick => vec![Field::new("tick", DataType::Int64, true)],
+            Self::Setting(name) => vec![text(name)],
+        }))
+    }
+}
+
+fn names(keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
+    relations().iter().filter(|info| keep(info)).map(|info| info.name.to_owned()).collect()
+}
+
+/// What clients ask for when they connect.
+fn setting(name: &str) -> Result<String, SqlError> {
+    let value = match name {
+        "server_version" => functions::SERVER_VERSION,
+        "server_encoding" | "client_encoding" => "UTF8",
+        "timezone" | "time.zone" => "UTC",
+        "datestyle" => "ISO, YMD",
+        "search_path" => SCHEMA,
+        "standard_conforming_strings" | "integer_datetimes" => "on",
+        "transaction_isolation" | "transaction.isolation.level" | "default_transaction_isolation" => "serializable",
+        "transaction_read_only" | "default_transaction_read_only" => "on",
+        "max_identifier_length" => "63",
+        "application_name" => "",
+        "statement_timeout" => "0",
+        other => {
+            let message = format!("unrecognized configuration parameter \"{other}\"");
+            return Err(SqlError::new("42704", message).with_hint("SHOW weir.tick, VIEWS, TABLES, COLUMNS FROM, CREATE VIEW"));
+        }
+    };
+    Ok(value.to_owned())
+}
+
+/// Threads that one query may use: answers must not starve the workers.
+const PARTITIONS: usize = 2;

@@ -1,0 +1,173 @@
+//! The live relations as DataFusion tables. A query is planned against their columns alone; before it runs, what it reads is
+//! peeked at one tick and put into a snapshot, which every scan of the query shares.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use weir_dataflow::RelationInfo;
+use weir_dataflow::handle::Read;
+
+/// Where the rows of one query are put between planning and running.
+#[derive(Debug, Default)]
+pub(crate) struct Slot(OnceLock<BTreeMap<String, Rows>>);
+
+/// The rows of one relation: some of its columns.
+#[derive(Debug)]
+struct Rows {
+    columns: Vec<usize>,
+    batches: Vec<RecordBatch>,
+}
+
+/// What a query reads of one relation.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// The relation.
+    pub(crate) info: &'static RelationInfo,
+    /// Columns by place, sorted.
+    pub(crate) columns: BTreeSet<usize>,
+    /// Any so many rows are enough.
+    pub(crate) limit: Option<u64>,
+}
+
+impl Wanted {
+    /// As the workers are asked.
+    pub(crate) fn read(&self, rows_max: u64, bytes_max: u64) -> Read {
+        let schema = &self.info.schema;
+        let columns = self.columns.iter().map(|column| schema.field(*column).name().clone()).collect::<Vec<_>>();
+        // Rows without columns cost nothing: `count(*)` may count them all.
+        let rows_max = if columns.is_empty() { u64::MAX } else { rows_max };
+        Read { relation: self.info.name.into(), columns: Some(columns), limit: self.limit, rows_max, bytes_max }
+    }
+}
+
+impl Slot {
+    /// Puts in what was read, once.
+    pub(crate) fn fill(&self, wanted: &[Wanted], reads: Vec<Vec<RecordBatch>>) -> Result<()> {
+        let rows = wanted.iter().zip(reads).map(|(wanted, batches)| {
+            let columns = wanted.columns.iter().copied().collect();
+            (wanted.info.name.to_owned(), Rows { columns, batches })
+        });
+        self.0.set(rows.collect()).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
+    }
+
+    fn batches(&self, info: &RelationInfo, projection: &[usize]) -> Result<Vec<RecordBatch>> {
+        // An EXPLAIN is planned without ever being filled. Only then may a relation be absent: see `Engine::run`.
+        let Some(rows) = self.0.get().map(|all| all.get(info.name)) else { return Ok(vec![]) };
+        let Some(rows) = rows else { return internal_err!("relation {} was not read", info.name) };
+        let places: Vec<_> = projection.iter().map(|column| rows.columns.binary_search(column)).collect();
+        let Ok(places) = places.into_iter().collect::<std::result::Result<Vec<_>, _>>() else {
+            return internal_err!("a column of relation {} was not read", info.name);
+        };
+        let schema = Arc::new(info.schema.project(projection)?);
+        let project = |batch: &RecordBatch| {
+            let columns = places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options).map_err(DataFusionError::from)
+        };
+        rows.batches.iter().map(project).collect()
+    }
+}
+
+/// A catalog of all relations over one snapshot.
+pub(crate) fn catalog(slot: &Arc<Slot>) -> Result<Arc<dyn CatalogProvider>> {
+    let schema = MemorySchemaProvider::new();
+    for info in weir_dataflow::relations() {
+        schema.register_table(info.name.into(), Arc::new(Table { info, slot: Arc::clone(slot) }))?;
+    }
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(SCHEMA, Arc::new(schema))?;
+    Ok(Arc::new(catalog))
+}
+
+/// What an optimised plan reads, each relation once.
+pub(crate) fn wanted(plan: &LogicalPlan) -> Result<Vec<Wanted>> {
+    let mut found: Vec<Wanted> = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(scan) = one(scan)
+        {
+            match found.iter_mut().find(|other| other.info.name == scan.info.name) {
+                None => found.push(scan),
+                Some(other) => {
+                    other.columns.extend(scan.columns);
+                    other.limit = other.limit.zip(scan.limit).map(|(a, b)| a.max(b));
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}
+
+fn one(scan: &TableScan) -> Option<Wanted> {
+    let ours = scan.table_name.schema().is_none_or(|schema| schema == SCHEMA);
+    let info = weir_dataflow::relation(scan.table_name.table()).filter(|_| ours)?;
+    let columns = match &scan.projection {
+        Some(columns) => columns.iter().copied().collect(),
+        None => (0..info.schema.fields().len()).collect(),
+    };
+    Some(Wanted { info, columns, limit: scan.fetch.map(|rows| rows as u64) })
+}
+
+#[derive(Debug)]
+struct Table {
+    info: &'static RelationInfo,
+    slot: Arc<Slot>,
+}
+
+#[async_trait]
+impl TableProvider for Table {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.info.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        if self.info.sql.is_some() { TableType::View } else { TableType::Base }
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all;
+        let projection = match projection {
+            Some(columns) => columns,
+            None => {
+                all = (0..self.info.schema.fields().len()).collect();
+                &all
+            }
+        };
+        let batches = self.slot.batches(self.info, projection)?;
+        let schema = Arc::new(self.info.schema.project(projection)?);
+        Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
+    }
+}
+
+/// The schema (in PostgreSQL's sense) that holds the relations.
+pub(crate) const SCHEMA: &str = "public";
+/// The catalog that holds the schema: the database's name.
+pub(crate) const CATALOG: &str = "weir";
+
+/// The same plan over this snapshot's tables.
+pub(crate) fn rebind(plan: LogicalPlan, slot: &Arc<Slot>) -> Result<LogicalPlan> {
+    let rebound = plan.transform_down_with_subqueries(|node| {
+        let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        let Some(wanted) = one(&scan) else { return Ok(Transformed::no(LogicalPlan::TableScan(scan))) };
+        scan.source = provider_as_source(Arc::new(Table { info: wanted.info, slot: Arc::clone(slot) }));
+        Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+    })?;
+    Ok(rebound.data)
+}
