@@ -49,8 +49,6 @@ pub trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Makes the file at least `len` bytes long and reserves the space. New bytes are zero.
     fn allocate(&self, len: u64) -> io::Result<()>;
-    /// Cuts the file.
-    fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes content and length durable.
     fn sync_data(&self) -> io::Result<()>;
     /// The file's length.
@@ -139,10 +137,6 @@ impl DiskFile for File {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             outcome => Ok(outcome?),
         }
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {

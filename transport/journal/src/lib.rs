@@ -7,7 +7,8 @@
 //! Promises:
 //! - What `sync` returned as durable is read back, byte for byte, after any crash, until it is forgotten.
 //! - Nothing is ever read that was not appended; offsets are dense and never used twice once durable.
-//! - What a bad disk took is named: `Recovery::quarantined` for the writer, `Error::Gap` for readers. A journal always opens.
+//! - What a bad disk took is named: `Recovery::quarantined` for the writer, `Error::Gap` for readers. A damaged journal opens,
+//!   also on a full disk; only a disk that refuses to read or write keeps it closed.
 //! - One writer at a time, by a lock that dies with its holder.
 //!
 //! On disk: `segment.rs` and `record.rs`, `mark.rs` for the two small files. `disk.rs` is the only way to a disk.

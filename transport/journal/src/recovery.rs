@@ -16,12 +16,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Offset;
 use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
 use crate::mark::{self, Watermark};
 use crate::segment::{self, Cursor, HEAD_BYTES, Name, Step};
 use crate::writer::{Active, Begin, Fault};
-use crate::{Offset, Options};
 
 /// What was found when a journal was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +57,7 @@ pub(crate) struct Recovered {
 }
 
 /// Makes the journal in `dir` sound. The caller holds its lock.
-pub(crate) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Recovered, Error> {
+pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, Error> {
     let published = Watermark::last(disk, dir)?.unwrap_or_default();
     let kept = mark::read_first(disk, dir)?;
     let mut segments = segment::list(disk, dir).map_err(Error::io("list", dir))?;
@@ -75,8 +75,8 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<
             recovery.quarantined.push(Quarantined { file: Some(file), from: end, to: next });
         }
     }
-    let active = recover_last(disk, dir, options, published, begin, &mut segments, &mut recovery)?;
-    recovery.first = begin.max(segments.first().map_or(recovery.next, |lowest| lowest.first)).min(recovery.next);
+    let active = recover_last(disk, dir, published, begin, &mut segments, &mut recovery)?;
+    recovery.first = begin.max(segments.first().map_or(recovery.next, |lowest| lowest.first));
     disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
     let watermark = Watermark::create(disk, dir, recovery.next)?;
     Ok(Recovered { recovery, segments, active, watermark })
@@ -96,7 +96,6 @@ fn remove_forgotten(disk: &dyn Disk, dir: &Path, segments: &mut Vec<Name>, kept:
 fn recover_last(
     disk: &dyn Disk,
     dir: &Path,
-    options: &Options,
     published: Offset,
     begin: Offset,
     segments: &mut Vec<Name>,
@@ -112,11 +111,13 @@ fn recover_last(
     let scan = scan(disk, dir, last, published)?;
     let path = last.path(dir);
     let behind = scan.cursor.as_ref().map(Cursor::behind).transpose().map_err(Error::io("read", &path))?;
-    let proven = published.max(behind.as_ref().and_then(|behind| behind.proven).unwrap_or_default());
+    // What was forgotten was durable before.
+    let proven = published.max(begin).max(behind.as_ref().and_then(|behind| behind.proven).unwrap_or_default());
     if scan.end < proven {
-        // The new segment stands before the old one is renamed: a crash between must not let offsets be used again.
-        let active =
-            Active::create(disk, dir, Begin::fresh(disk, proven, options.segment_bytes_max), &[]).map_err(Fault::into_error)?;
+        // The new segment stands before the old one is renamed: a crash between must not let offsets be used again. It reserves
+        // nothing, so that a full disk cannot keep the journal closed.
+        let fresh = Begin::fresh(disk, proven, HEAD_BYTES);
+        let active = Active::create(disk, dir, fresh, &[]).map_err(Fault::into_error)?;
         let file = set_aside(disk, dir, segments.last_mut().expect("there is a last one"))?;
         recovery.quarantined.push(Quarantined { file: Some(file), from: scan.end, to: proven });
         recovery.next = proven;
@@ -136,24 +137,33 @@ fn recover_last(
     let file = disk.open_write(&path).map_err(Error::io("open", &path))?;
     let (_, at) = cursor.place();
     let fault = |action| Error::io(action, &path);
-    if recovery.torn_bytes > 0 {
-        // Wiped for good: a later record of the same size must not make the old one behind it look like its successor.
-        file.truncate(at).map_err(fault("truncate"))?;
-    }
-    let size = options.segment_bytes_max.max(at);
-    file.allocate(size).map_err(fault("allocate"))?;
+    // Wiped for good: a later record of the same size must not make the old one behind it look like its successor.
+    wipe(&*file, at, at + behind.bytes).map_err(fault("wipe"))?;
     rewrite(&*file, scan.unsure_at, at).map_err(fault("rewrite"))?;
     file.sync_data().map_err(fault("sync"))?;
+    let size = file.size().map_err(fault("measure"))?;
     Ok(Some(Active { file, path, salt: cursor.salt(), at, size }))
+}
+
+/// Writes zeros. The space is there already, so this works on a full disk too.
+fn wipe(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
+    let zeros = vec![0; PIECE_BYTES.min((to - from) as usize)];
+    let mut at = from;
+    while at < to {
+        let bytes = zeros.len().min((to - at) as usize);
+        file.write_at(&zeros[..bytes], at)?;
+        at += bytes as u64;
+    }
+    Ok(())
 }
 
 /// Writes what lies in `from..to` once more. It was read, but it may be in the page cache only: after a failed sync the kernel
 /// takes such pages for clean, and a sync alone would not write them.
 fn rewrite(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     let mut at = from;
-    let mut piece = vec![0; REWRITE_BYTES];
+    let mut piece = vec![0; PIECE_BYTES];
     while at < to {
-        let bytes = REWRITE_BYTES.min((to - at) as usize);
+        let bytes = PIECE_BYTES.min((to - at) as usize);
         let filled = file.read_at(&mut piece[..bytes], at)?;
         file.write_at(&piece[..filled], at)?;
         at += bytes as u64;
@@ -200,4 +210,5 @@ fn set_aside(disk: &dyn Disk, dir: &Path, name: &mut Name) -> Result<PathBuf, Er
     Ok(to)
 }
 
-const REWRITE_BYTES: usize = 1 << 20;
+/// How much is wiped or rewritten at once.
+const PIECE_BYTES: usize = 1 << 20;

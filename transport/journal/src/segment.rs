@@ -40,7 +40,9 @@ impl Name {
             "bad" => true,
             _ => return None,
         };
-        plain.then(|| digits.parse().ok()).flatten().map(|first| Self { first: Offset(first), bad })
+        // A number beyond any real one is somebody else's file, and counting on from it would overflow.
+        let first: u64 = plain.then(|| digits.parse().ok()).flatten().filter(|first| *first <= OFFSET_MAX)?;
+        Some(Self { first: Offset(first), bad })
     }
 
     pub(crate) fn path(self, dir: &Path) -> PathBuf {
@@ -254,6 +256,8 @@ impl Cursor {
     }
 }
 
+/// No journal gets here: a record each nanosecond for a hundred years.
+const OFFSET_MAX: u64 = 1 << 62;
 /// Where records begin.
 pub(crate) const HEAD_BYTES: u64 = 1024;
 const COPY_AT: usize = 512;

@@ -55,7 +55,7 @@ struct File {
 enum Change {
     Write { at: usize, bytes: Vec<u8> },
     Grow(usize),
-    Cut(usize),
+    Empty,
 }
 
 #[derive(Clone)]
@@ -260,7 +260,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         let failure = state.step(Need::Space)?;
         if let Ok(file) = state.named(path) {
-            state.change(file, Change::Cut(0), failure)?;
+            state.change(file, Change::Empty, failure)?;
             return Ok(self.file(&state, file));
         }
         let file = state.files.len();
@@ -364,12 +364,6 @@ impl DiskFile for SimFile {
         state.change(self.file, Change::Grow(len as usize), failure)
     }
 
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.state()?;
-        let failure = state.step(Need::Neither)?;
-        state.change(self.file, Change::Cut(len as usize), failure)
-    }
-
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state()?;
         let failure = state.step(Need::Sync)?;
@@ -417,7 +411,7 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
             bytes[*at..at + written.len()].copy_from_slice(written);
         }
         Change::Grow(len) => bytes.resize(bytes.len().max(*len), 0),
-        Change::Cut(len) => bytes.truncate(*len),
+        Change::Empty => bytes.clear(),
     }
 }
 

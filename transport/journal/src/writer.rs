@@ -87,7 +87,7 @@ impl Journal {
         let lock_path = dir.join(LOCK_NAME);
         let lock = disk.try_lock(&lock_path).map_err(Error::io("lock", &lock_path))?;
         let lock = lock.ok_or_else(|| Error::Locked { dir: dir.to_owned() })?;
-        let recovered = recover(&*disk, dir, &options)?;
+        let recovered = recover(&*disk, dir)?;
         let recovery = recovered.recovery;
         let journal = Self {
             disk,
@@ -208,7 +208,8 @@ impl Journal {
     /// The group that a record of `framed` bytes joins, and the salt of its segment.
     fn group_for(&mut self, framed: usize) -> (u64, &mut Group) {
         let framed = framed as u64;
-        let fits = self.head.as_ref().is_some_and(|head| head.at + framed <= head.size);
+        // An empty segment takes a record of any size: it may have been made on a full disk, without a reserve.
+        let fits = self.head.as_ref().is_some_and(|head| head.at == HEAD_BYTES || head.at + framed <= head.size);
         let begins =
             (!fits).then(|| Begin::fresh(&*self.disk, self.next, self.options.segment_bytes_max.max(HEAD_BYTES + framed)));
         let head = match begins {
