@@ -21,7 +21,7 @@ impl ResumeState for Nothing {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().ok_or_else(|| anyhow::anyhow!("usage: sink DIR [count]"))?);

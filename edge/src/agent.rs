@@ -51,8 +51,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {
+        // In random order: under load the collector is always ready, and samples must have their turn.
         tokio::select! {
-            biased;
             () = &mut shutdown => break Ok(()),
             () = agent.collecting.wait() => {}
             _ = samples.tick() => agent.sample(),

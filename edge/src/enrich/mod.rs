@@ -183,7 +183,7 @@ fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
     if who.ns_pid != 0 && who.ns_pid != who.pid {
         detail.insert("ns_pid".into(), who.ns_pid.into());
     }
-    Fields { path: Some(lossy(path)), result: Some(0), detail: json(detail), ..Fields::default() }
+    Fields { path: (!path.is_empty()).then(|| lossy(path)), result: Some(0), detail: json(detail), ..Fields::default() }
 }
 
 fn fork_fields(fork: &Fork) -> Fields {

@@ -103,19 +103,25 @@ impl Poller {
             let Some(stat) = self.proc.stat(pid) else { continue };
             let known = self.processes.get(&pid).map(|seen| (seen.start_ns == stat.start_ns, seen.comm == stat.comm));
             match known {
+                // A zombie has ended; only its parent does not know yet.
+                _ if stat.state == 'Z' => {
+                    self.end(pid, now_ns, out);
+                    continue;
+                }
                 Some((true, true)) => continue,
                 Some((false, _)) => self.end(pid, now_ns, out),
                 _ => {}
             }
             let Some(facts) = self.proc.facts(pid) else { continue };
-            if facts.argv.is_empty() && facts.exe.is_some() {
+            let in_kernel = pid == KTHREADD || facts.ppid == KTHREADD;
+            if facts.argv.is_empty() && !in_kernel {
                 // In the middle of its exec: the next poll sees it whole.
                 continue;
             }
             let who = self.who(pid, &facts, now_ns, out);
             let old = self.processes.get(&pid);
-            // A new name alone is no exec. Kernel threads have no executable. What ran before is loaded by the process table.
-            if !self.first && facts.exe.is_some() && old.is_none_or(|old| old.exe != facts.exe) {
+            // A new name alone is no exec. What ran before the first poll is loaded by the process table.
+            if !self.first && !in_kernel && old.is_none_or(|old| old.exe != facts.exe) {
                 let boot_ns = if old.is_some() { now_ns } else { facts.start_ns };
                 let exec = Box::new(exec_of(&facts));
                 out.push(RawEvent { boot_ns, who: Some(who.clone()), what: What::Exec(exec) });
@@ -326,6 +332,8 @@ fn parse_end(text: &str) -> Option<(IpAddr, u16)> {
     }
 }
 
+/// The kernel's own threads are children of this process.
+const KTHREADD: u32 = 2;
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
 /// Processes remembered between two polls.
