@@ -67,10 +67,10 @@ impl Pair {
         incoming.ack.durable();
     }
 
-    /// Receives until an event fits, for at most 20 s.
+    /// Receives until an event fits, for at most a minute.
     async fn until(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
         let mut looked = 0;
-        let found = tokio::time::timeout(Duration::from_secs(20), async {
+        let found = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 if let Some(found) = self.seen[looked..].iter().find(|event| fits(event)) {
                     return found.clone();

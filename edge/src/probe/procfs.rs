@@ -5,7 +5,8 @@
 //! the enricher leaves them absent.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::enrich::cgroup::{Hierarchy, Mounts};
 use crate::enrich::container::identify;
 use crate::enrich::proc::{Facts, Proc, cgroup_path};
 use crate::probe::raw::{Cgroup, CgroupOp, Exec, Exit, RawEvent, Role, Tcp, TcpOp, What, Who};
+use crate::probe::system::boot_clock_ns;
 
 /// What polling cannot see: shipped in `host_start.detail` and logged.
 pub const CANNOT_SEE: [&str; 8] = [
@@ -40,6 +42,7 @@ pub struct Poller {
     containers: HashMap<(u32, u64), String>,
     first: bool,
     polled_ns: u64,
+    sockets_due_ns: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +78,7 @@ impl Poller {
     /// A poller over `proc`. Its first poll tells what is there as the state at start.
     pub fn new(proc: Proc, mounts: Mounts) -> Self {
         let (processes, sockets, containers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { proc, mounts, processes, sockets, containers, first: true, polled_ns: 0 }
+        Self { proc, mounts, processes, sockets, containers, first: true, polled_ns: 0, sockets_due_ns: 0 }
     }
 
     /// Whether an interval has passed since the last poll; timers may be a little early.
@@ -88,7 +91,13 @@ impl Poller {
     pub fn poll(&mut self, now_ns: u64, out: &mut Vec<RawEvent>) {
         self.polled_ns = now_ns;
         self.poll_processes(now_ns, out);
-        self.poll_sockets(now_ns, out);
+        if now_ns >= self.sockets_due_ns {
+            // A host with 100,000 sockets needs a good part of a second: then they are looked at less often than processes.
+            let begun_ns = boot_clock_ns();
+            self.poll_sockets(now_ns, out);
+            let took_ns = boot_clock_ns().saturating_sub(begun_ns);
+            self.sockets_due_ns = now_ns + took_ns * SOCKETS_REST;
+        }
         self.poll_cgroups(now_ns, out);
         self.first = false;
     }
@@ -193,8 +202,10 @@ impl Poller {
     fn poll_sockets(&mut self, now_ns: u64, out: &mut Vec<RawEvent>) {
         let mut rows: HashMap<u64, Row> = HashMap::new();
         for name in ["net/tcp", "net/tcp6"] {
-            let text = fs::read_to_string(self.proc.root().join(name)).unwrap_or_default();
-            rows.extend(text.lines().skip(1).filter_map(parse_row).filter(is_told).map(|row| (row.inode, row)));
+            // Line by line: most rows of a busy host are connections that only wait to be forgotten.
+            let Ok(file) = File::open(self.proc.root().join(name)) else { continue };
+            let lines = BufReader::with_capacity(1 << 16, file).lines().map_while(Result::ok).skip(1);
+            rows.extend(lines.filter_map(|line| parse_row(&line)).filter(is_told).map(|row| (row.inode, row)));
         }
         let gone: Vec<u64> = self.sockets.keys().copied().filter(|inode| !rows.contains_key(inode)).collect();
         for inode in gone {
@@ -206,13 +217,15 @@ impl Poller {
         if new.is_empty() {
             return;
         }
-        // Listeners first: they tell which end of a connection is the server's.
         new.sort_by_key(|row| (row.state != LISTEN, row.inode));
         let owners = self.owners(new.iter().map(|row| row.inode).collect());
+        let known = self.sockets.values().filter(|socket| socket.role == Role::Listener).map(|socket| socket.row.local);
+        let listeners: HashSet<(IpAddr, u16)> =
+            known.chain(new.iter().filter(|row| row.state == LISTEN).map(|row| row.local)).collect();
         for row in new {
             let role = match row.state {
                 LISTEN => Role::Listener,
-                _ if self.is_listened(row.local) => Role::Server,
+                _ if is_listened(&listeners, row.local) => Role::Server,
                 _ => Role::Client,
             };
             let who = owners.get(&row.inode).and_then(|pid| self.processes.get(pid)).map(|seen| seen.who.clone());
@@ -228,12 +241,6 @@ impl Poller {
                 self.sockets.insert(row.inode, socket);
             }
         }
-    }
-
-    fn is_listened(&self, local: (IpAddr, u16)) -> bool {
-        let fits = |ip: IpAddr| ip == local.0 || ip.is_unspecified();
-        let mut listeners = self.sockets.values().filter(|socket| socket.role == Role::Listener);
-        listeners.any(|socket| socket.row.local.1 == local.1 && fits(socket.row.local.0))
     }
 
     /// The owners of sockets: a look at every file descriptor we may see, so only when there is something new.
@@ -299,19 +306,23 @@ fn tcp_event(socket: &Socket, op: TcpOp, boot_ns: u64) -> RawEvent {
     RawEvent { boot_ns, who: socket.who.clone(), what: What::Tcp(Box::new(tcp)) }
 }
 
+/// Whether the end of a connection is a server's: somebody listens there.
+fn is_listened(listeners: &HashSet<(IpAddr, u16)>, (ip, port): (IpAddr, u16)) -> bool {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    listeners.contains(&(ip, port)) || any.iter().any(|any| listeners.contains(&(*any, port)))
+}
+
 fn is_told(row: &Row) -> bool {
     row.inode != 0 && matches!(row.state, ESTABLISHED | LISTEN)
 }
 
 /// Parses one row of `/proc/net/tcp` or `tcp6`.
 pub fn parse_row(line: &str) -> Option<Row> {
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    Some(Row {
-        local: parse_end(words.get(1)?)?,
-        peer: parse_end(words.get(2)?)?,
-        state: u8::from_str_radix(words.get(3)?, 16).ok()?,
-        inode: words.get(9)?.parse().ok()?,
-    })
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (local, peer) = (words.next()?, words.next()?);
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    let inode = words.nth(5)?.parse().ok()?;
+    Some(Row { local: parse_end(local)?, peer: parse_end(peer)?, state, inode })
 }
 
 /// Addresses stand as words of the machine's byte order, IPv4-mapped ones become IPv4.
@@ -336,6 +347,8 @@ fn parse_end(text: &str) -> Option<(IpAddr, u16)> {
 const KTHREADD: u32 = 2;
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
+/// Reading sockets takes at most one part in so many of the time.
+const SOCKETS_REST: u64 = 5;
 /// Processes remembered between two polls.
 const PROCESSES_MAX: usize = 65_536;
 /// Sockets remembered between two polls.
@@ -387,12 +400,12 @@ mod tests {
             found
         };
         events.clear();
-        poller.poll(2, &mut events);
+        poller.poll(1_000_000_000_000, &mut events);
         let pid = Some(std::process::id());
         assert_eq!(ours(&events), [(TcpOp::Accept, pid), (TcpOp::Connect, pid), (TcpOp::Listen, pid)]);
         drop((client, server, listener));
         events.clear();
-        poller.poll(3, &mut events);
+        poller.poll(2_000_000_000_000, &mut events);
         assert_eq!(ours(&events), [(TcpOp::Close, pid), (TcpOp::Close, pid)]);
     }
 
