@@ -68,6 +68,8 @@ pub async fn supervise(command: ChildCommand) {
         match start(&command) {
             Ok(mut child) => {
                 let started = tokio::time::Instant::now();
+                // Held, because waiting would close it, and with it the child.
+                let _parent_end = child.stdin.take();
                 let ended = child.wait().await;
                 metrics::engine_ended();
                 match ended {

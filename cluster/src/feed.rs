@@ -158,9 +158,9 @@ impl LogFault {
     fn in_log(self, name: &str) -> Error {
         match self {
             Self::Journal(source) => Error::journal(format!("reading log {name}"))(source),
-            Self::Missing { offset } => {
-                Error::ChainRecord(format!("names record {offset} of log {name}, which the log has lost: restore the log's files"))
-            }
+            Self::Missing { offset } => Error::ChainRecord(format!(
+                "names record {offset} of log {name}, which the log has lost: restore the log's files"
+            )),
             Self::Record { offset, error } => Error::ChainRecord(format!("names record {offset} of log {name}: {error}")),
         }
     }

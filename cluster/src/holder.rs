@@ -51,6 +51,8 @@ impl Holder {
         }
         let clock = TickClock::start(state.tick, wall_ms);
         let logs = Vec::with_capacity(state.logs.len());
+        // A holder's records carry a generation of their own: an older one after a newer is void.
+        state.generation += 1;
         let mut holder = Self { disk, shared: shared.to_owned(), journal, state, clock, logs, settings, until_scan: 0 };
         for index in 0..holder.state.logs.len() {
             let reader = holder.open_log(&holder.state.logs[index].clone())?;
@@ -76,7 +78,8 @@ impl Holder {
             let durable = reader.durable().map_err(Error::journal("asking how far a log is durable"))?;
             logs.push((index as u32, durable.0));
         }
-        let record = ChainRecord { generation: self.state.generation, nonce: nonce(), tick: self.clock.next(elapsed_ms), logs, commands };
+        let record =
+            ChainRecord { generation: self.state.generation, nonce: nonce(), tick: self.clock.next(elapsed_ms), logs, commands };
         self.state.apply(&record)?;
         self.journal.append(&record.encode()).map_err(Error::journal("appending to the chain"))?;
         self.journal.sync().map_err(Error::journal("syncing the chain"))?;

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 use weir_journal::{Disk, Journal, Options, Reader};
-use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, StampedFrame};
-use weir_transport::{AckHandle, AckRanges, Incoming, RefusedReason, ResumeState};
+use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Seq, StampedFrame};
+use weir_transport::{AckHandle, AckRanges, Added, Incoming, RefusedReason, ResumeState};
 
 use crate::error::Error;
 use crate::metrics;
@@ -50,16 +50,16 @@ impl Received {
     pub fn judge(&mut self, identity: &AgentIdentity, header: &FrameHeader) -> Verdict {
         let lane = self.lanes.entry((identity.clone(), header.epoch, header.lane)).or_default();
         let first = header.first_seq.0;
-        let end = first + u64::from(header.count);
+        let seqs = header.first_seq..Seq(first + u64::from(header.count));
         if let Some((count, crc)) = lane.contents.get(&first)
             && (*count, *crc) != (header.count, header.crc)
         {
             return Verdict::Conflict;
         }
-        if lane.ranges.contains(first, end) {
+        // A range too many is not remembered: should the frame come again, the dataflow's dedupe has the last word.
+        if lane.ranges.add(seqs) == Added::Known {
             return Verdict::Duplicate;
         }
-        lane.ranges.insert(first, end);
         lane.contents.insert(first, (header.count, header.crc));
         if lane.contents.len() > CONTENTS_PER_LANE_MAX {
             lane.contents.pop_first();
@@ -159,7 +159,9 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
             }
         }
         if fresh {
+            let begun = Instant::now();
             journal.sync()?;
+            metrics::group_synced(begun.elapsed());
         }
         drop(received);
         acks.into_iter().for_each(AckHandle::durable);
@@ -192,8 +194,7 @@ pub fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(
         warn!(log = name, torn_bytes = recovery.torn_bytes, quarantined = recovery.quarantined.len(), "log recovered");
     }
     let mut received = Received::default();
-    let mut reader =
-        Reader::open(disk.clone(), dir, recovery.first).map_err(Error::journal(format!("reading log {name}")))?;
+    let mut reader = Reader::open(disk.clone(), dir, recovery.first).map_err(Error::journal(format!("reading log {name}")))?;
     while let Some((offset, record)) = reader.next().map_err(Error::journal(format!("reading log {name}")))? {
         match StampedFrame::decode(&record).and_then(|stamped| Ok((Frame::parse(&stamped.frame)?.header, stamped.identity))) {
             Ok((header, identity)) => _ = received.judge(&identity, &header),
@@ -203,8 +204,6 @@ pub fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(
     Ok((journal, received))
 }
 
-/// Most bytes of a group before it is synced.
-pub const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Frames per lane whose content is remembered to tell a resend from a forgery.
 const CONTENTS_PER_LANE_MAX: usize = 1_024;
 const REOPEN_AFTER: Duration = Duration::from_millis(200);

@@ -53,12 +53,14 @@ pub async fn run(
     let (ingest, received) = start_ingest(&config, disk.clone(), incoming)?;
     let holder = start_holder(&config, disk, stop.clone());
     let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
-    let quic = server.local_addr()?;
+    let quic = server.local_addr();
+    let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
     let workers = tokio::spawn(child::supervise(child));
     let socket = layout::engine_socket(&config.data_dir);
     let options = weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query };
-    let reading = weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
+    let reading =
+        weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);
@@ -67,7 +69,7 @@ pub async fn run(
     info!(node = config.id, "node stops");
     stop.set();
     // First the agents' side, so that ingest sees its senders go; then what reads.
-    serving.abort();
+    agents.close();
     let _ = serving.await;
     let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join())).await;
     workers.abort();
@@ -83,12 +85,12 @@ fn start_ingest(
 ) -> Result<(JoinHandle<()>, SharedReceived), Error> {
     let id = Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))?;
     let dir = layout::log_dir(&config.shared_dir, &id);
-    let options = Options { segment_bytes_max: config.log.segment_bytes_max, ..Options::default() };
+    let options = Options { segment_bytes_max: config.journal.segment_bytes_max, ..Options::default() };
     let open = move || match open_log(&disk, &dir, &options) {
         Err(Error::Journal { source: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
         opened => opened,
     };
-    let (ingest, received) = Ingest::new(open, config.log.sync_bytes_max)?;
+    let (ingest, received) = Ingest::new(open, config.journal.sync_bytes_max)?;
     let thread = std::thread::Builder::new().name("ingest".to_owned()).spawn(move || ingest.run(incoming, wall_ms));
     Ok((thread.expect("a thread can be started"), received))
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::Instant;
-use weir_config::{BatchLimits, ClientTls, HostPort};
+use weir_config::{BatchLimits, ClientTls};
 use weir_edge::batch::Batcher;
 use weir_schema::{Epoch, Event, Host, Name};
-use weir_transport::{Client, ClientConfig, ca};
+use weir_transport::{Client, ClientConfig, Dialer, ca};
 
 /// Where agents send, and who they are.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
     /// QUIC addresses of the nodes. Agents start with different ones, and know all.
     pub nodes: Vec<SocketAddr>,
@@ -21,6 +21,8 @@ pub struct Target {
     pub authority: PathBuf,
     /// Tenant of all agents.
     pub tenant: String,
+    /// UDP sockets that all agents share: a fleet of thousands needs no thousand sockets.
+    pub dialer: Option<Dialer>,
 }
 
 /// One simulated agent.
@@ -35,15 +37,21 @@ impl SimAgent {
         let name = agent_name(&host.host);
         let dir = target.authority.join("simulated").join(&name);
         if !dir.join("cert.pem").exists() {
-            let issued = ca::issue_agent(&target.authority, &Name::new(&target.tenant)?, &Name::new(region)?, &Name::new(&name)?, &dir);
+            let issued =
+                ca::issue_agent(&target.authority, &Name::new(&target.tenant)?, &Name::new(region)?, &Name::new(&name)?, &dir);
             issued.with_context(|| format!("no certificate for the simulated agent {name}"))?;
         }
         let mut nodes = target.nodes.clone();
         let turns = first_node % nodes.len().max(1);
         nodes.rotate_left(turns);
-        let nodes = nodes.iter().map(|node| HostPort::from(*node)).collect();
-        let tls = ClientTls { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") };
-        let config = ClientConfig { memory_bytes_max: UNACKED_BYTES_MAX, ..ClientConfig::new(nodes, "localhost".to_owned(), tls) };
+        let config = ClientConfig {
+            nodes: nodes.iter().map(ToString::to_string).collect(),
+            server_name: "localhost".to_owned(),
+            tls: ClientTls { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") },
+            memory_bytes_max: UNACKED_BYTES_MAX,
+            software: concat!("weir-loadtest ", env!("CARGO_PKG_VERSION")).to_owned(),
+            dialer: target.dialer.clone(),
+        };
         let client = Client::start(config, epoch)?;
         Ok(Self { client, batcher: Batcher::new(host, epoch, BATCH) })
     }
@@ -64,18 +72,21 @@ impl SimAgent {
         Ok(())
     }
 
-    /// Sends what is left and waits until all is acknowledged. False when it was not in time.
-    pub async fn finish(mut self, within: Duration) -> anyhow::Result<bool> {
+    /// Sends what is left, waits until all is acknowledged, and says good-bye.
+    pub async fn finish(mut self, within: Duration) -> anyhow::Result<()> {
         for frame in self.batcher.finish()? {
             self.client.send(frame).await?;
         }
-        Ok(self.client.flush(within).await)
+        self.client.flush(std::time::Instant::now() + within).await?;
+        self.client.close().await;
+        Ok(())
     }
 }
 
 /// A host name in the characters that identities allow.
 fn agent_name(host: &str) -> String {
-    let plain: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).take(120).collect();
+    let plain: String =
+        host.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).take(120).collect();
     if plain.is_empty() { "unnamed".to_owned() } else { plain }
 }
 

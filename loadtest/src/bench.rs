@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 use weir_schema::{Event, Fields, Host, Kind};
+use weir_transport::Dialer;
 
 use crate::agents::{SimAgent, Target, random_epoch};
 use crate::fleet::{Books, FleetOptions};
@@ -62,7 +63,12 @@ pub async fn run(program: &Path, options: BenchOptions) -> anyhow::Result<Measur
     let dir = tempfile::Builder::new().prefix("weir-bench-").tempdir()?;
     let setup = Setup::write(&local::on_free_ports(options.nodes, options.workers), dir.path())?;
     let cluster = LocalCluster::start(program, &setup).await?;
-    let target = Target { nodes: cluster.quic(), authority: setup.authority.clone(), tenant: TENANT.to_owned() };
+    let target = Target {
+        nodes: cluster.quic(),
+        authority: setup.authority.clone(),
+        tenant: TENANT.to_owned(),
+        dialer: Some(Dialer::default()),
+    };
     let url = format!("postgres://weir@{}/weir", cluster.addresses[0].sql);
     let (sql, connection) = tokio_postgres::connect(&url, NoTls).await?;
     tokio::spawn(connection);
@@ -92,7 +98,12 @@ async fn probe(sql: &tokio_postgres::Client, target: &Target, lasts: Duration) -
     let mut every = tokio::time::interval(PROBE_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while started.elapsed() < lasts || latencies_ms.len() < told.len() {
-        anyhow::ensure!(started.elapsed() < lasts + VISIBLE_WITHIN, "{} of {} probes became visible", latencies_ms.len(), told.len());
+        anyhow::ensure!(
+            started.elapsed() < lasts + VISIBLE_WITHIN,
+            "{} of {} probes became visible",
+            latencies_ms.len(),
+            told.len()
+        );
         every.tick().await;
         if started.elapsed() < lasts {
             let now = now_ns();

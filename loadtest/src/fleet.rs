@@ -292,7 +292,8 @@ impl Fleet {
         let container = Some(actor.container.clone());
         let run = Fields { path: Some(exe.into()), result: Some(0), ..Fields::default() };
         let exit = Fields { exit_code: Some(0), duration_ms: Some((life / 1_000_000) as u64), ..Fields::default() };
-        let event = |time, kind, fields| Event { time, kind, process: Some(process.clone()), container: container.clone(), fields };
+        let event =
+            |time, kind, fields| Event { time, kind, process: Some(process.clone()), container: container.clone(), fields };
         tell(end.host, event(at, Kind::Exec, run));
         tell(end.host, event(at + life, Kind::Exit, exit));
         self.books.events += 2;

@@ -19,6 +19,7 @@ use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::fleet::FleetOptions;
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
+use weir_transport::Dialer;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -101,7 +102,7 @@ struct TargetArguments {
 
 impl From<TargetArguments> for Target {
     fn from(arguments: TargetArguments) -> Self {
-        Self { nodes: arguments.nodes, authority: arguments.authority, tenant: arguments.tenant }
+        Self { nodes: arguments.nodes, authority: arguments.authority, tenant: arguments.tenant, dialer: Some(Dialer::default()) }
     }
 }
 
@@ -141,7 +142,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench { hosts, rate, seconds, nodes, workers } => {
             let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
             let program = std::env::current_exe()?.with_file_name("weir");
-            anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
+            anyhow::ensure!(
+                program.exists(),
+                "{} is not there: build it with `cargo build --release --bin weir`",
+                program.display()
+            );
             report(&options, &bench::run(&program, options).await?);
         }
     }
@@ -164,7 +169,15 @@ fn report(options: &BenchOptions, measured: &bench::Measured) {
     let seconds = measured.took.as_secs_f64();
     eprintln!("asked for        {:>12} events/s for {} s", options.rate, options.lasts.as_secs());
     eprintln!("told             {:>12} events, {} connections", measured.books.events, measured.books.connections);
-    eprintln!("counted in views {:>12} events in {seconds:.1} s: {:.0} events/s", measured.counted, measured.counted as f64 / seconds);
+    eprintln!(
+        "counted in views {:>12} events in {seconds:.1} s: {:.0} events/s",
+        measured.counted,
+        measured.counted as f64 / seconds
+    );
     eprintln!("event to row     {:>12.0} ms p50, {:.0} ms p99", measured.latency_ms(0.5), measured.latency_ms(0.99));
-    eprintln!("CPU of the nodes {:>12.1} s: {:.2} us per event", measured.cpu_s, measured.cpu_s * 1e6 / measured.counted.max(1) as f64);
+    eprintln!(
+        "CPU of the nodes {:>12.1} s: {:.2} us per event",
+        measured.cpu_s,
+        measured.cpu_s * 1e6 / measured.counted.max(1) as f64
+    );
 }

@@ -94,7 +94,7 @@ pub async fn run(mut recording: Recording, options: &ReplayOptions, target: &Tar
         }));
     }
     for sent in sending {
-        anyhow::ensure!(sent.await??, "not all events were acknowledged within {} s", FINISH_WITHIN.as_secs());
+        sent.await??;
     }
     Ok(())
 }
@@ -120,7 +120,8 @@ mod tests {
         let text = "{\"kind\":\"exec\",\"time\":5,\"host\":\"a\"}\n{\"kind\":\"exit\",\"time\":25,\"host\":\"b\"}\n";
         let mut recording = Recording::read(text.as_bytes(), "local").unwrap();
         recording.move_to(1_000);
-        let mut times: Vec<i64> = recording.hosts.values().flat_map(|(_, events)| events.iter().map(|event| event.time)).collect();
+        let mut times: Vec<i64> =
+            recording.hosts.values().flat_map(|(_, events)| events.iter().map(|event| event.time)).collect();
         times.sort_unstable();
         assert_eq!(times, [980, 1_000]);
     }

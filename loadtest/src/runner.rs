@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -50,7 +51,7 @@ pub async fn start(options: FleetOptions, target: Target) -> anyhow::Result<Runn
         done?;
         let ends = agents.into_iter().map(|agent| tokio::spawn(agent.finish(FINISH_WITHIN))).collect::<Vec<_>>();
         for end in ends {
-            anyhow::ensure!(end.await??, "a simulated agent's last events were not acknowledged in time");
+            end.await?.context("a simulated agent's last events")?;
         }
         Ok(fleet.books())
     });

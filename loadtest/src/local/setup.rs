@@ -56,11 +56,9 @@ impl Setup {
         }
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (quic, sql, http) = match index {
-            0 => (
-                self.udp(config.listen.quic, "agents"),
-                self.tcp(config.listen.sql, "SQL"),
-                self.tcp(config.listen.http, "HTTP"),
-            ),
+            0 => {
+                (self.udp(config.listen.quic, "agents"), self.tcp(config.listen.sql, "SQL"), self.tcp(config.listen.http, "HTTP"))
+            }
             _ => (any, any, any),
         };
         let mut text = format!("# Written for a local cluster.\nid = {id:?}\n");
@@ -118,13 +116,7 @@ impl Setup {
 }
 
 fn write_tls(text: &mut String, dir: &Path) -> std::fmt::Result {
-    writeln!(
-        text,
-        "[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}",
-        dir.join("ca.pem"),
-        dir.join("cert.pem"),
-        dir.join("key.pem")
-    )
+    writeln!(text, "[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}", dir.join("ca.pem"), dir.join("cert.pem"), dir.join("key.pem"))
 }
 
 /// Ports that are free now. The workers bind them a moment later.
@@ -137,7 +129,8 @@ fn free_tcp_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
 /// This host's name, in the characters that identities allow.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let plain: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let plain: String =
+        name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     if plain.is_empty() { "this-host".to_owned() } else { plain }
 }
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use weir_config::DemoConfig;
+use weir_loadtest::agents::Target;
 use weir_loadtest::fleet::FleetOptions;
 use weir_loadtest::local::process::Running;
 use weir_loadtest::local::setup::{self, Setup};
 use weir_loadtest::local::{Addresses, LocalCluster};
-use weir_loadtest::agents::Target;
 use weir_loadtest::runner;
+use weir_transport::Dialer;
 
 mod screen;
 
@@ -152,7 +153,12 @@ async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
         hosts => {
             progress(&format!("simulated fleet of {hosts} hosts in 6 regions of 3 clouds, {} events/s", config.rate));
             let options = FleetOptions { hosts, rate: config.rate, seed: FLEET_SEED, start_ns: 0 };
-            let target = Target { nodes: cluster.quic(), authority: setup.authority.clone(), tenant: setup::TENANT.to_owned() };
+            let target = Target {
+                nodes: cluster.quic(),
+                authority: setup.authority.clone(),
+                tenant: setup::TENANT.to_owned(),
+                dialer: Some(Dialer::default()),
+            };
             Some(runner::start(options, target).await?)
         }
     };

@@ -128,8 +128,8 @@ impl View {
 
     fn json(&self, totals: &Totals, rate: u64) -> String {
         let rows = |table: &Table| -> Vec<serde_json::Value> {
-            let object = |row: &Vec<Option<String>>| table.columns.iter().cloned().zip(row.iter().map(|cell| cell.clone().into()));
-            table.rows.iter().map(|row| serde_json::Value::Object(object(row).collect())).collect()
+            let cells = |row: &[Option<String>]| table.columns.iter().cloned().zip(row.iter().cloned().map(Into::into)).collect();
+            table.rows.iter().map(|row| serde_json::Value::Object(cells(row))).collect()
         };
         let line = serde_json::json!({
             "tick": totals.tick, "lag_ms": totals.lag_ms, "agents": totals.agents, "events": totals.events,
@@ -143,11 +143,10 @@ impl View {
 const REGIONS: &str = "select src_region, dst_region, open, total, failed, bytes_sent, bytes_received from region_connections \
      order by total desc, src_region, dst_region limit 12";
 const TALKERS: &str = "select rank, app, host, region, bytes from top_talkers order by rank limit 6";
-const UTILIZATION: &str =
-    "select app, region, cpu_ms_per_s, cpu_p95, mem_bytes, net_bytes_per_s, containers from utilization \
+const UTILIZATION: &str = "select app, region, cpu_ms_per_s, cpu_p95, mem_bytes, net_bytes_per_s, containers from utilization \
      order by cpu_ms_per_s desc, app, region limit 6";
 const AGENTS: &str = "select count(*), coalesce(sum(events), 0) from agents";
-const LOSSES: &str = "select coalesce(sum(count), 0) from losses";
+const LOSSES: &str = "select coalesce(sum(lost), 0) from losses";
 const EVERY: Duration = Duration::from_secs(1);
 const EVERY_WITHOUT_TERMINAL: Duration = Duration::from_secs(10);
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
