@@ -19,8 +19,8 @@ use weir_journal::{Journal, Offset, Options, Reader, RealDisk};
 const FRAME_BYTES: usize = 20_000;
 const FRAMES: usize = 32;
 const GROUP_BYTES: usize = FRAME_BYTES * FRAMES;
-const GROUPS: usize = 400;
-const ROUNDS: usize = 5;
+const GROUPS: usize = 2000;
+const TURNS: usize = 100;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 criterion_group!(benches, one_group);
@@ -31,37 +31,40 @@ fn main() {
     Criterion::default().configure_from_args().final_summary();
 }
 
-/// The table: journal and bare loop in turns, so that both meet the same weather.
+/// The table: journal and bare loop in short turns, so that both meet the same weather.
 fn compare() {
     let frame = frame();
-    let (mut bare, mut journal) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let folder = folder();
-        // Who begins changes each round.
-        for turn in 0..2 {
-            if (round + turn) % 2 == 0 {
-                bare.push(bare_loop(&folder.path().join("bare"), &frame));
+    let folder = folder();
+    let mut bare = Bare { path: folder.path().join("bare"), group: frame.repeat(FRAMES), file: None, segments: 0 };
+    let mut journal = open(&folder.path().join("journal"));
+    let (mut bare_times, mut journal_times) = (Run::default(), Run::default());
+    for turn in 0..2 * TURNS {
+        for _ in 0..GROUPS / TURNS {
+            if turn % 2 == 0 {
+                bare_times.time(|| bare.write());
             } else {
-                journal.push(journal_loop(&folder.path().join("journal"), &frame));
+                journal_times.time(|| write_group(&mut journal, &frame));
             }
         }
+        // Neither must fill the disk.
+        journal.forget(journal.durable()).unwrap();
     }
-    let (bare, journal) = (Run::sum(bare), Run::sum(journal));
-    println!("{GROUPS} groups of {FRAMES} frames of {FRAME_BYTES} bytes, {ROUNDS} rounds");
-    println!("  bare fallocate+pwrite+fdatasync  {bare}");
-    println!("  journal append+sync              {journal}");
-    println!("  journal/bare                     {:.2}", journal.rate() / bare.rate());
+    println!("{GROUPS} groups of {FRAMES} frames of {FRAME_BYTES} bytes each, in {TURNS} turns");
+    println!("  bare fallocate+pwrite+fdatasync  {bare_times}");
+    println!("  journal append+sync              {journal_times}");
+    println!("  journal/bare                     {:.2}", journal_times.rate() / bare_times.rate());
     read();
 }
 
-/// Groups written, and how long each took.
+/// How long each group took.
+#[derive(Default)]
 struct Run(Vec<Duration>);
 
 impl Run {
-    fn sum(runs: Vec<Self>) -> Self {
-        let mut groups: Vec<_> = runs.into_iter().flat_map(|run| run.0).collect();
-        groups.sort();
-        Self(groups)
+    fn time(&mut self, write: impl FnOnce()) {
+        let begun = Instant::now();
+        write();
+        self.0.push(begun.elapsed());
     }
 
     fn rate(&self) -> f64 {
@@ -71,42 +74,37 @@ impl Run {
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let at = |share: usize| self.0[(self.0.len() - 1) * share / 1000].as_secs_f64() * 1e3;
-        write!(f, "{:6.0} MB/s   sync p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms", self.rate(), at(500), at(990), at(1000))
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        let at = |share: usize| sorted[(sorted.len() - 1) * share / 1000].as_secs_f64() * 1e3;
+        write!(f, "{:6.0} MB/s   group p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms", self.rate(), at(500), at(990), at(1000))
     }
 }
 
-fn bare_loop(path: &Path, frame: &[u8]) -> Run {
-    let group = frame.repeat(FRAMES);
-    let mut file: Option<(File, u64)> = None;
-    let mut times = Vec::new();
-    for index in 0..GROUPS {
-        let begun = Instant::now();
-        let (open, at) = match file.take() {
-            Some((open, at)) if at + group.len() as u64 <= SEGMENT_BYTES => (open, at),
-            _ => {
-                let open = File::create(path.with_extension(index.to_string())).unwrap();
-                rustix::fs::fallocate(&open, rustix::fs::FallocateFlags::empty(), 0, SEGMENT_BYTES).unwrap();
-                (open, 0)
-            }
-        };
-        open.write_all_at(&group, at).unwrap();
+/// The least that a log must do.
+struct Bare {
+    path: PathBuf,
+    group: Vec<u8>,
+    file: Option<(File, u64)>,
+    segments: usize,
+}
+
+impl Bare {
+    fn write(&mut self) {
+        let full = self.file.as_ref().is_none_or(|(_, at)| at + self.group.len() as u64 > SEGMENT_BYTES);
+        if full {
+            // One old file is kept, as the journal keeps its active one.
+            let _ = std::fs::remove_file(self.path.with_extension(self.segments.wrapping_sub(1).to_string()));
+            let open = File::create(self.path.with_extension(self.segments.to_string())).unwrap();
+            rustix::fs::fallocate(&open, rustix::fs::FallocateFlags::empty(), 0, SEGMENT_BYTES).unwrap();
+            self.segments += 1;
+            self.file = Some((open, 0));
+        }
+        let (open, at) = self.file.as_mut().unwrap();
+        open.write_all_at(&self.group, *at).unwrap();
         open.sync_data().unwrap();
-        file = Some((open, at + group.len() as u64));
-        times.push(begun.elapsed());
+        *at += self.group.len() as u64;
     }
-    Run(times)
-}
-
-fn journal_loop(dir: &Path, frame: &[u8]) -> Run {
-    let mut journal = open(dir);
-    let mut times = Vec::new();
-    for _ in 0..GROUPS {
-        let begun = Instant::now();
-        write_group(&mut journal, frame);
-        times.push(begun.elapsed());
-    }
-    Run(times)
 }
 
 /// Reading what was just written (from the page cache): the journal's own cost, checksums included.
@@ -114,7 +112,7 @@ fn read() {
     let folder = folder();
     let mut journal = open(folder.path());
     let frame = frame();
-    (0..GROUPS).for_each(|_| write_group(&mut journal, &frame));
+    (0..GROUPS / 5).for_each(|_| write_group(&mut journal, &frame));
     let mut reader = Reader::open(Arc::new(RealDisk), folder.path(), Offset(0)).unwrap();
     let begun = Instant::now();
     let mut bytes = 0;
