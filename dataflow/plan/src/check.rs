@@ -226,3 +226,81 @@ const WINDOWS_PER_ROW_MAX: u64 = 10_000;
 
 /// Ten years.
 const WINDOW_MS_MAX: u64 = 10 * 366 * 86_400_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cast, col, lit, text_type};
+
+    fn relations() -> HashMap<String, SchemaRef> {
+        let columns = [("host", text_type()), ("port", DataType::Int64), ("load", DataType::Float64), ("time", time_type())];
+        let schema = Schema::new(columns.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec());
+        HashMap::from([("samples".to_owned(), Arc::new(schema))])
+    }
+
+    fn columns(plan: &Plan) -> String {
+        let schema = plan.schema(&relations()).unwrap();
+        schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type())).collect::<Vec<_>>().join(", ")
+    }
+
+    fn refused(plan: &Plan, words: &[&str]) {
+        let error = plan.schema(&relations()).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+
+    #[test]
+    fn a_plan_knows_its_columns() {
+        let plan = Plan::source("samples")
+            .filter(col("host").eq(lit("a")).and(col("port").gt(lit(1))))
+            .tumble(col("time"), 10_000)
+            .aggregate(
+                [(col("host"), "host"), (col("window_end"), "until")],
+                [
+                    AggregateCall::count("n"),
+                    AggregateCall::percentile(0.95, col("port"), "p95"),
+                    AggregateCall::max(col("host"), "last"),
+                ],
+            )
+            .until(col("until"))
+            .top_k([], [(col("n"), true)], 5, "rank");
+        let text = "Dictionary(UInt32, Utf8)";
+        let expected = format!("host: {text}, until: Timestamp(ns, \"UTC\"), n: Int64, p95: Float64, last: {text}, rank: Int64");
+        assert_eq!(columns(&plan), expected);
+        assert_eq!(plan.relations(), ["samples"]);
+        let lines = "top 5 by [] in order [n desc]\n  visible until until\n    aggregate by [host, window_end as until] of";
+        assert!(plan.explain().starts_with(lines), "{plan}");
+    }
+
+    #[test]
+    fn what_has_no_exact_meaning_is_refused_by_name() {
+        let samples = || Plan::source("samples");
+        let none: [(Expr, &str); 0] = [];
+        refused(&Plan::source("nowhere"), &["\"nowhere\" does not exist"]);
+        refused(&samples().filter(col("port")), &["filter (port)", "Boolean", "Int64"]);
+        refused(&samples().filter(col("prot").gt(lit(1))), &["filter", "prot"]);
+        refused(&samples().project([(col("host"), "x"), (col("port"), "x")]), &["project", "two columns", "\"x\""]);
+        refused(
+            &samples().aggregate(none.clone(), [AggregateCall::sum(col("load"), "sum")]),
+            &["aggregate \"sum\"", "Float64", "not supported"],
+        );
+        refused(&samples().aggregate([(col("load"), "load")], []), &["aggregate, key (load)", "Float64"]);
+        refused(&samples().join(samples(), JoinKind::Inner, []), &["inner join", "equality"]);
+        refused(&samples().join(samples(), JoinKind::Left, [(col("host"), col("host"))]), &["left join", "\"host\"", "rename"]);
+        refused(&samples().join(samples(), JoinKind::Full, [(col("host"), col("port"))]), &["full join", "cast one of them"]);
+        refused(&samples().hop(col("time"), 300, 1_000), &["window", "multiple of the hop"]);
+        refused(&samples().hop(col("port"), 500, 1_000), &["window (port)", "timestamp"]);
+        refused(&samples().until(col("host")), &["visible (host)", "timestamp or milliseconds"]);
+        refused(&samples().top_k([], [(col("port"), true)], 0, "rank"), &["top-k", "limit of 0"]);
+        refused(&Plan::union([samples(), samples().select(["host"])]), &["union", "input 2"]);
+        refused(&Plan::union([]), &["union", "no input"]);
+        let bounds = crate::Bounds { forget_at: Some(col("time")), ..Default::default() };
+        refused(&samples().aggregate_bounded([(col("host"), "host")], [], bounds), &["forget_at", "time"]);
+    }
+
+    #[test]
+    fn text_is_text_whatever_it_was() {
+        let plan =
+            Plan::source("samples").project([(cast(col("port"), DataType::Utf8View), "a"), (lit("x"), "b"), (col("host"), "c")]);
+        assert!(plan.schema(&relations()).unwrap().fields().iter().all(|field| field.data_type() == &text_type()));
+    }
+}
