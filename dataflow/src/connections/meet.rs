@@ -3,14 +3,14 @@
 //! Two ends that match are a connection; all others are passed on, to meet by address. A group is forgotten when all of its
 //! ends are settled; then nothing admitted can belong to it any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::end::{End, EndKey, IsnGroup, Lateness, Told, TupleGroup};
-use super::pairs::by_isns;
+use super::pairs::{by_isns, overlap};
 use super::row::{Connection, Ends, changes};
 
 /// The groups by sequence numbers that one worker keeps.
@@ -106,10 +106,14 @@ fn outcome(ends: &[Arc<End>], lateness: Lateness) -> Outcome<'_> {
     let pairs = by_isns(ends, lateness);
     let alone = |place: &usize| !pairs.iter().any(|pair| pair.client == *place || pair.server == *place);
     let singles: Vec<usize> = (0..ends.len()).filter(alone).collect();
-    // Numbered by time, so that in a collision each connection keeps a name of its own.
-    let starts = |place: usize| (ends[place].opened, ends[place].key);
-    let leads: BTreeSet<_> = pairs.iter().map(|pair| starts(pair.client)).chain(singles.iter().map(|s| starts(*s))).collect();
-    let nth = |place: usize| leads.range(..starts(place)).count() as u32;
+    // In a collision each connection has a name of its own: numbered by side among ends of the same time, which is settled when
+    // the end is.
+    let begins = |place: usize| (ends[place].isns_since, ends[place].key);
+    let nth = |place: usize| {
+        let alike = |other: &usize| ends[*other].side == ends[place].side && begins(*other) < begins(place);
+        let near = |other: &usize| overlap(&ends[place], &ends[*other], lateness, |end| end.isns_since);
+        (0..ends.len()).filter(alike).filter(near).count() as u32
+    };
     let both = pairs.iter().map(|pair| {
         let ends = Ends::Both { client: &ends[pair.client], server: &ends[pair.server] };
         Connection::new(ends, nth(pair.client), lateness)

@@ -19,6 +19,8 @@ mod fold;
 mod loose;
 mod meet;
 mod operators;
+#[cfg(test)]
+mod oracle;
 mod pairs;
 mod resolve;
 mod row;

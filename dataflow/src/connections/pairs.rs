@@ -18,13 +18,15 @@ pub(super) struct Pair {
 /// Since when an end is a member of this kind of group.
 pub(super) type Since = fn(&End) -> i64;
 
-/// Among ends with the same sequence numbers: equal addresses first, then the closest in time, then by key.
+/// Among ends with the same sequence numbers: who was known first is joined first, so that what is settled stays; then equal
+/// addresses, then the closest in time, then by key.
 pub(super) fn by_isns(ends: &[Arc<End>], lateness: Lateness) -> Vec<Pair> {
     let mut candidates = candidates(ends, lateness, |end| end.isns_since);
     if candidates.len() > 1 {
         candidates.sort_by_key(|pair| {
             let (client, server) = (&ends[pair.client], &ends[pair.server]);
-            (client.tuple != server.tuple, client.opened.abs_diff(server.opened), client.key, server.key)
+            let known = client.isns_since.max(server.isns_since);
+            (known, client.tuple != server.tuple, client.opened.abs_diff(server.opened), client.key, server.key)
         });
     }
     let mut taken = vec![false; ends.len()];
@@ -88,7 +90,8 @@ fn candidates(ends: &[Arc<End>], lateness: Lateness, since: Since) -> Vec<Pair> 
     pairs
 }
 
-fn overlap(a: &End, b: &End, lateness: Lateness, since: Since) -> bool {
+/// Whether each was known before the other was over.
+pub(super) fn overlap(a: &End, b: &End, lateness: Lateness, since: Since) -> bool {
     let skew = lateness.skew_ns();
     let over = |end: &End| end.closed.map_or(i64::MAX, |closed| closed.saturating_add(skew));
     since(a) <= over(b) && since(b) <= over(a)
