@@ -1,7 +1,7 @@
 //! How workers talk to each other about reads: a small dataflow of its own, beside that of the views.
 //!
 //! An ask goes to every worker, a part of an answer back to the worker that asked. Messages of one worker to another keep
-//! their order. Both inputs stay at time 0 for ever: nothing here waits for a frontier.
+//! their order. Times only count what was sent: nothing here waits for a frontier.
 //!
 //! A process tells its closed tick as a `Hold`: it will not ask for an older `Latest`. What is held everywhere is the least of
 //! these, so a peek at the newest tick never comes too late.
@@ -102,13 +102,13 @@ impl Mesh {
         for to in 0..self.peers {
             self.asks.send((to, ask.clone()));
         }
-        self.asks.flush();
+        hand_over(&mut self.asks);
     }
 
     /// Sends a piece of an answer to the worker that asked.
     pub(crate) fn answer(&mut self, peek: &Peek, body: Body) {
         self.parts.send((peek.asker, Part { asker: peek.asker, number: peek.number, body }));
-        self.parts.flush();
+        hand_over(&mut self.parts);
     }
 
     /// What was asked of this worker since the last call.
@@ -120,6 +120,12 @@ impl Mesh {
     pub(crate) fn answered(&self) -> Vec<Part> {
         self.answered.take()
     }
+}
+
+/// Makes timely pass on what was sent: only a later time empties the buffers in front of other workers.
+fn hand_over<M: Clone + 'static>(send: &mut Send<M>) {
+    let next = send.time() + 1;
+    send.advance_to(next);
 }
 
 fn channel<M>(scope: Scope<'_, u64>, inbox: &Inbox<M>) -> Send<M>

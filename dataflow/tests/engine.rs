@@ -1,0 +1,218 @@
+//! The whole engine: frames in, peeks out, over one worker, several, and several processes of a mesh.
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::ipc::reader::StreamReader;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use weir_dataflow::handle::{At, Client, Completeness, Digest, Failure, Read, Request, Response};
+use weir_dataflow::{EngineOptions, relation, relations, run};
+use world::{START_MS, TICK_MS, World};
+
+/// Starts one process of workers; it lives as long as the test.
+fn start(world: &World, dir: &Path, process: usize, addresses: &[String], workers: usize) -> Client {
+    let socket = dir.join(format!("{process}.sock"));
+    let all = workers * addresses.len().max(1);
+    let feeds = (0..workers).map(|local| Box::new(world.feed(process * workers + local, all)) as _).collect();
+    let options = EngineOptions { process, workers, addresses: addresses.to_vec(), socket: socket.clone() };
+    std::thread::spawn(move || run(options, feeds));
+    for _ in 0..3_000 {
+        match Client::connect(&socket) {
+            Ok(client) => return client,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    panic!("the workers did not listen");
+}
+
+fn single(world: &World, workers: usize) -> (Client, std::path::PathBuf) {
+    let dir = std::env::temp_dir().join(format!("weir-engine-{}-{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    (start(world, &dir, 0, &[], workers), dir)
+}
+
+fn read_of(relation: &str) -> Read {
+    Read { relation: relation.into(), columns: None, limit: None, rows_max: 1_000_000, bytes_max: 1 << 30 }
+}
+
+fn peek(client: &mut Client, at: u64, reads: Vec<Read>) -> Result<(Vec<RecordBatch>, Completeness), Failure> {
+    let schemas: Vec<_> = reads.iter().map(|read| Arc::clone(&relation(&read.relation).unwrap().schema)).collect();
+    let mut batches = vec![Vec::new(); reads.len()];
+    for response in client.ask(&Request::Peek { id: 1, at: At::Tick(at), reads }).unwrap() {
+        match response {
+            Response::Rows { read, ipc, tick, .. } => {
+                assert_eq!(tick, at);
+                batches[read as usize].extend(StreamReader::try_new(ipc.as_slice(), None).unwrap().map(Result::unwrap));
+            }
+            Response::Done { completeness, tick, .. } => {
+                assert_eq!(tick, at);
+                let whole = |(schema, batches): (_, &Vec<RecordBatch>)| match batches.first() {
+                    Some(first) => concat_batches(&first.schema(), batches).unwrap(),
+                    None => RecordBatch::new_empty(schema),
+                };
+                return Ok((schemas.into_iter().zip(&batches).map(whole).collect(), completeness));
+            }
+            Response::Failed { failure, .. } => return Err(failure),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no answer")
+}
+
+fn digests(client: &mut Client, at: u64) -> Vec<Digest> {
+    match client.ask(&Request::Digest { id: 2, at: At::Tick(at) }).unwrap().pop() {
+        Some(Response::Digests { tick, views, .. }) => {
+            assert_eq!(tick, at);
+            views
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Rows as sorted text.
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let text = pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string();
+    let squeeze = |line: &str| line.split('|').map(str::trim).collect::<Vec<_>>().join("|");
+    let mut lines: Vec<_> = text.lines().filter(|line| line.starts_with('|')).skip(1).map(squeeze).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn digests_are_the_same_over_any_number_of_workers_and_processes() {
+    let world = World::new(11, 60);
+    let (mut one, dir) = single(&world, 1);
+    let expected = digests(&mut one, world.end());
+    let rows: BTreeMap<_, _> = expected.iter().map(|digest| (digest.relation.as_str(), digest.rows)).collect();
+    for busy in ["connections", "region_connections", "service_map", "top_talkers", "utilization", "hosts", "agents"] {
+        assert!(rows[busy] > 0, "{busy} has no rows: {rows:?}");
+    }
+    let two_dir = dir.join("two");
+    std::fs::create_dir_all(&two_dir).unwrap();
+    let mut two = start(&world, &two_dir, 0, &[], 2);
+    assert_eq!(digests(&mut two, world.end()), expected);
+
+    let ports: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
+    drop(ports);
+    let mesh = dir.join("mesh");
+    std::fs::create_dir_all(&mesh).unwrap();
+    let mut clients: Vec<_> = (0..3).map(|process| start(&world, &mesh, process, &addresses, 1)).collect();
+    for client in &mut clients {
+        assert_eq!(digests(client, world.end()), expected);
+        // Each process answers with the rows of all.
+        let (rows, _) = peek(client, world.end(), vec![read_of("region_connections")]).unwrap();
+        let (alone, _) = peek(&mut one, world.end(), vec![read_of("region_connections")]).unwrap();
+        assert_eq!(lines(&rows[0]), lines(&alone[0]));
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn connections_are_joined_and_counted_once() {
+    let world = World::new(5, 40);
+    let (mut client, dir) = single(&world, 2);
+    let (answer, completeness) = peek(&mut client, world.end(), vec![read_of("connections"), read_of("events")]).unwrap();
+    let (connections, events) = (&answer[0], &answer[1]);
+    assert_eq!(connections.num_rows(), world.begun);
+    let count = |column: &str, value: &str| {
+        let column = connections.column_by_name(column).unwrap();
+        let column = arrow::array::AsArray::as_string::<i32>(column);
+        column.iter().filter(|found| *found == Some(value)).count()
+    };
+    assert_eq!(count("state", "failed"), world.failed);
+    assert_eq!(count("state", "closed"), world.closed);
+    assert_eq!(count("state", "open"), world.begun - world.failed - world.closed);
+    assert_eq!(count("seen", "both"), world.begun - world.failed);
+    let sent: usize = world.begun + (world.begun - world.failed) + 2 * world.closed + 6;
+    assert_eq!(events.num_rows(), sent);
+    assert_eq!(completeness, Completeness::default());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The SQL that a view is said to be, over the rows that it reads, is what the plan keeps.
+#[tokio::test]
+async fn views_are_what_their_sql_says() {
+    for seed in [3, 17] {
+        let world = World::new(seed, 61);
+        let (mut client, dir) = single(&world, 2);
+        // Nothing has expired yet, so `connections` is `connections_all`.
+        let inputs = ["connections", "events", "samples"];
+        let views: Vec<_> = relations().iter().filter(|info| info.sql.is_some()).collect();
+        let ticks = 50;
+        for at in [world.end(), world.end() - TICK_MS, world.end() - 7 * TICK_MS] {
+            assert!(at > START_MS + ticks * TICK_MS);
+            let reads = inputs.iter().copied().chain(views.iter().map(|info| info.name)).map(read_of).collect();
+            let (answer, _) = peek(&mut client, at, reads).unwrap();
+            let context = SessionContext::new();
+            for (name, batch) in ["connections_all", "events", "samples"].iter().zip(&answer) {
+                let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).unwrap();
+                context.register_table(*name, Arc::new(table)).unwrap();
+            }
+            for (info, kept) in views.iter().zip(&answer[inputs.len()..]) {
+                let sql = runnable(info.sql.unwrap(), at);
+                let made = context.sql(&sql).await.unwrap().collect().await.unwrap();
+                let made = concat_batches(&made[0].schema(), &made).unwrap();
+                let columns = made.columns().iter().zip(info.schema.fields());
+                let columns = columns.map(|(column, field)| arrow::compute::cast(column, field.data_type()).unwrap());
+                let made = RecordBatch::try_new(Arc::clone(&info.schema), columns.collect()).unwrap();
+                assert!(made.num_rows() > 0, "{} is empty", info.name);
+                assert_eq!(lines(kept), lines(&made), "{} at {at}, seed {seed}", info.name);
+            }
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
+/// A view's SQL with what DataFusion does not know written out: windows over a table, the tick for now().
+fn runnable(sql: &str, tick: u64) -> String {
+    let (_, select) = sql.split_once(" AS\n").unwrap();
+    let closed = tick - world::SETTINGS.window_grace_ms;
+    let between = |end: u64, size: u64| {
+        let time = |ms: u64| format!("to_timestamp_millis({ms})");
+        format!("AND time >= {} AND time < {}", time(end - size), time(end))
+    };
+    select
+        .replace("FROM HOP(events, time, INTERVAL '1 second', INTERVAL '60 seconds')", "FROM events")
+        .replace("AND window_end = date_trunc('second', now() - weir_window_grace())", &between(closed / 1_000 * 1_000, 60_000))
+        .replace("FROM TUMBLE(samples, time, INTERVAL '10 seconds')", "FROM samples")
+        .replace(
+            "AND window_end = date_bin(INTERVAL '10 seconds', now() - weir_window_grace())",
+            &between(closed / 10_000 * 10_000, 10_000),
+        )
+}
+
+#[test]
+fn wrong_questions_are_told_why() {
+    let world = World::new(1, 120);
+    let (mut client, dir) = single(&world, 1);
+    let end = world.end();
+    peek(&mut client, end, vec![read_of("hosts")]).unwrap();
+    let mut asked = |at: u64, read: Read| peek(&mut client, at, vec![read]).unwrap_err();
+    let hosts = || read_of("hosts");
+    let unknown = asked(end, Read { columns: Some(vec!["nope".into()]), ..hosts() });
+    assert_eq!(unknown.to_string(), "relation \"hosts\" has no column \"nope\"");
+    assert!(matches!(asked(end, Read { rows_max: 3, ..hosts() }), Failure::Rows { rows_max: 3, .. }));
+    assert!(matches!(asked(end, Read { bytes_max: 30, ..hosts() }), Failure::Bytes { bytes_max: 30, .. }));
+    assert!(matches!(asked(START_MS, hosts()), Failure::Forgotten { tick: START_MS, .. }));
+    assert!(matches!(asked(end, Read { rows_max: 3, ..read_of("events") }), Failure::Rows { .. }));
+    let nowhere = Request::Peek { id: 1, at: At::Latest, reads: vec![Read { relation: "nowhere".into(), ..hosts() }] };
+    let told = client.ask(&nowhere).unwrap().pop().unwrap();
+    assert!(matches!(told, Response::Failed { failure: Failure::UnknownRelation(name), .. } if name == "nowhere"));
+    // A limit is enough, and columns come as asked.
+    let read = Read { columns: Some(vec!["host".into()]), limit: Some(2), rows_max: 2, ..hosts() };
+    let (rows, _) = peek(&mut client, end, vec![read]).unwrap();
+    assert_eq!((rows[0].num_rows(), rows[0].num_columns()), (2, 1));
+    let (rows, _) = peek(&mut client, end, vec![Read { columns: Some(vec![]), ..read_of("events") }]).unwrap();
+    assert!(rows[0].num_rows() > 100 && rows[0].num_columns() == 0);
+    std::fs::remove_dir_all(dir).unwrap();
+}
