@@ -343,7 +343,7 @@ fn tell(old: Vec<End>, new: Vec<End>, changes: &mut Changes) {
         }
     }
     for end in new {
-        if old.iter().any(|known| *known == end) {
+        if old.contains(&end) {
             continue;
         }
         let key = end.key;

@@ -74,6 +74,9 @@ pub(super) fn rows(heard: &[&Heard], facts: &[&Told], lateness: Lateness) -> Vec
     rows
 }
 
+/// A boot, a cookie, and what stands in for a cookie of 0.
+type Socket = (BootId, u64, Option<(Side, Tuple)>);
+
 fn ends<'a>(heard: impl Iterator<Item = &'a Heard>) -> Vec<End> {
     let mut hosts: BTreeMap<u64, Vec<&Heard>> = BTreeMap::new();
     heard.for_each(|heard| hosts.entry(heard.actor.place.host_key).or_default().push(heard));
@@ -88,7 +91,7 @@ fn ends<'a>(heard: impl Iterator<Item = &'a Heard>) -> Vec<End> {
             let verb = heard.touch.as_ref().map(|touch| touch.verb);
             (heard.time, verb, heard.id)
         });
-        let mut lives: BTreeMap<(BootId, u64, Option<(Side, Tuple)>), Vec<Vec<&Heard>>> = BTreeMap::new();
+        let mut lives: BTreeMap<Socket, Vec<Vec<&Heard>>> = BTreeMap::new();
         for heard in heard {
             let Some(touch) = &heard.touch else { continue };
             let tuple = touch.tuple.expect("all of ours have one");
@@ -136,7 +139,7 @@ fn end(key: EndKey, life: &[&Heard], ended_by: Option<i64>) -> Option<End> {
     let begun = |touch: &&Touch| touch.duration_ms.map(|ms| touch.time - ms as i64 * 1_000_000);
     let closed = touches.iter().filter(|touch| touch.verb == Verb::Close).map(|touch| touch.time).max();
     let last = touches.iter().map(|touch| touch.time).max()?;
-    let named = in_order.iter().find(|heard| heard.actor.process_id.is_some()).or(in_order.first())?;
+    let named = in_order.iter().find(|heard| heard.actor.process_id.is_some()).or_else(|| in_order.first())?;
     Some(End {
         key,
         side,

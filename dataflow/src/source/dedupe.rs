@@ -154,16 +154,20 @@ mod tests {
         }
     }
 
+    fn new(seqs: Range<u64>, duplicates: u64) -> Verdict {
+        Verdict::New { seqs: Vec::from([seqs]), duplicates }
+    }
+
     #[test]
     fn same_content_is_a_duplicate_other_content_a_conflict() {
         let mut dedupe = Dedupe::default();
-        assert_eq!(dedupe.judge(&header(0, 10, 7)), Verdict::New { seqs: vec![0..10], duplicates: 0 });
+        assert_eq!(dedupe.judge(&header(0, 10, 7)), new(0..10, 0));
         assert_eq!(dedupe.judge(&header(0, 10, 7)), Verdict::Duplicate);
         assert_eq!(dedupe.judge(&header(0, 10, 8)), Verdict::Conflict);
-        assert_eq!(dedupe.judge(&header(5, 10, 9)), Verdict::New { seqs: vec![10..15], duplicates: 5 });
+        assert_eq!(dedupe.judge(&header(5, 10, 9)), new(10..15, 5));
         assert_eq!(dedupe.judge(&header(2, 3, 1)), Verdict::Duplicate);
         let other = FrameHeader { epoch: Epoch(2), ..header(0, 10, 8) };
-        assert_eq!(dedupe.judge(&other), Verdict::New { seqs: vec![0..10], duplicates: 0 });
+        assert_eq!(dedupe.judge(&other), new(0..10, 0));
     }
 
     #[test]
@@ -174,7 +178,7 @@ mod tests {
         }
         assert!(dedupe.epochs[0].1[&Lane::Network].ranges.len() <= RANGES_MAX);
         assert_eq!(dedupe.judge(&header(0, 1, 0)), Verdict::Duplicate);
-        assert_eq!(dedupe.judge(&header(40_000, 1, 0)), Verdict::New { seqs: vec![40_000..40_001], duplicates: 0 });
+        assert_eq!(dedupe.judge(&header(40_000, 1, 0)), new(40_000..40_001, 0));
     }
 
     proptest! {

@@ -93,7 +93,7 @@ impl Hosts {
             let row = host.row();
             rows.change(&mut host.shown, row);
         }
-        rows.encode(tick, |rows| HostRow::encode(rows))
+        rows.encode(tick, HostRow::encode)
     }
 }
 
