@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn an_extreme_of_settled_values_needs_no_memory() {
         let mut max = Extreme::new(End::Greatest);
-        for tick in 0..10_000 {
+        for tick in 0..10_000_u64 {
             let value = (tick * 7919) % 10_007;
             max.add(Value::Int(value.cast_signed()), tick + 10, 1);
             if tick % 3 == 0 {
