@@ -46,9 +46,10 @@ async fn main() -> anyhow::Result<()> {
     let mut decoder = Decoder::default();
     let (mut kinds, mut frames, mut bytes) = (BTreeMap::new(), 0_u64, 0_usize);
     let mut out = std::io::stdout().lock();
+    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let one = tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
+            _ = &mut stop => break,
             one = incoming.recv() => match one { Some(one) => one, None => break },
         };
         (frames, bytes) = (frames + 1, bytes + one.frame.bytes.len());

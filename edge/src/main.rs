@@ -41,7 +41,7 @@ fn run(path: &std::path::Path) -> anyhow::Result<()> {
                 _ = terminate.recv() => {}
             }
         };
-        weir_edge::agent::run(config, shutdown).await?;
+        Box::pin(weir_edge::agent::run(config, shutdown)).await?;
         Ok(())
     })
 }

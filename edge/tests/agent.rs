@@ -1,5 +1,7 @@
 //! The whole agent against a real server on loopback: polled (any user), and with the kernel's hooks (root and BTF, else skipped).
 
+#![allow(clippy::unwrap_used, reason = "a test: helpers may fail like the cases that call them")]
+
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;

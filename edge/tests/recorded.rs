@@ -3,6 +3,8 @@
 //! The story: a container of a pod starts; its shell runs a program that connects to a service of the same host and sends
 //! something; both ends are seen; the shell ends; the container stops; the program's close comes late.
 
+#![allow(clippy::unwrap_used, reason = "a test: helpers may fail like the cases that call them")]
+
 use std::net::IpAddr;
 
 use weir_config::AppRule;
