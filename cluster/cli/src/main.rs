@@ -69,14 +69,34 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
-async fn asked_to_stop() {
+/// How long a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Ctrl-C or SIGTERM.
+    Signal,
+    /// The same, or the end of the process that holds the other end of standard input, however it ended.
+    SignalOrParentsEnd,
+}
+
+/// Resolves when the process is to end.
+async fn asked_to_stop(until: Until) {
     use tokio::signal::unix::{SignalKind, signal};
+    let (parents_end, mut parent_ended) = tokio::sync::oneshot::channel::<()>();
+    let mut watched = false;
+    if until == Until::SignalOrParentsEnd {
+        std::thread::spawn(move || {
+            // Nothing is ever sent: any return means that the parent has gone.
+            let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0; 1]);
+            drop(parents_end);
+        });
+        watched = true;
+    }
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = &mut parent_ended, if watched => {}
     }
 }

@@ -8,6 +8,8 @@ use weir_cluster::child::{self, ChildCommand};
 use weir_cluster::replay::{self, ReplayTo};
 use weir_config::NodeConfig;
 
+use crate::Until;
+
 /// Arguments of `weir node`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  weir node --config config/examples/node.toml")]
@@ -21,6 +23,9 @@ pub(crate) struct Arguments {
     /// The node's second process; started by the node itself
     #[arg(long, hide = true)]
     worker_child: bool,
+    /// End when standard input ends; how the demo starts its nodes
+    #[arg(long, hide = true)]
+    with_parent: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -32,6 +37,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(to) = arguments.replay_to {
         return replay_to(config, to);
     }
+    let until = if arguments.with_parent { Until::SignalOrParentsEnd } else { Until::Signal };
     let program = std::env::current_exe().context("could not find this program's own file")?;
     let config_path = arguments.config.to_str().context("the config's path is not UTF-8")?.to_owned();
     let command =
@@ -42,7 +48,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         let _ = writeln!(out, "ready sql={} http={} quic={}", addresses.sql, addresses.http, addresses.quic);
         let _ = out.flush();
     };
-    crate::runtime()?.block_on(weir_cluster::node::run(config, command, started, crate::asked_to_stop()))?;
+    crate::runtime()?.block_on(weir_cluster::node::run(config, command, started, crate::asked_to_stop(until)))?;
     Ok(())
 }
 

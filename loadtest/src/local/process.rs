@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// A running `weir node` or `weir agent`.
 pub struct Running {
     name: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// While it is open, the process runs.
+    _hold: ChildStdin,
     log: std::path::PathBuf,
 }
 
@@ -25,16 +27,18 @@ impl Running {
         let log = logs.join(format!("{name}.log"));
         let log_file = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
         let mut child = Command::new(program)
-            .args([what, "--config"])
+            .args([what, "--with-parent", "--config"])
             .arg(config)
-            .stdin(Stdio::null())
+            // Held: should this process be killed, its parts end too.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("could not start {name}"))?;
         let stdout = child.stdout.take().context("standard output was asked for")?;
-        Ok(Self { name, child, lines: BufReader::new(stdout).lines(), log })
+        let hold = child.stdin.take().context("standard input was asked for")?;
+        Ok(Self { _hold: hold, name, child, lines: BufReader::new(stdout).lines(), log })
     }
 
     /// The first line it prints; an error when it ends before.

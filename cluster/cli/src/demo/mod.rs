@@ -83,7 +83,7 @@ impl Data {
 }
 
 async fn demo(config: &DemoConfig, data: Data, lasts: Option<Duration>, json: bool) -> anyhow::Result<()> {
-    let stop = crate::asked_to_stop();
+    let stop = crate::asked_to_stop(crate::Until::Signal);
     tokio::pin!(stop);
     let running = tokio::select! {
         started = start(config, &data) => started?,
