@@ -63,7 +63,7 @@ enum Slot {
 }
 
 /// The ends of touched slots as they were before the tick.
-type Before = BTreeMap<(usize, Slot), Vec<End>>;
+type Before = Map<(usize, Slot), Vec<End>>;
 
 impl Fold {
     /// Nothing known yet. `ends_max` bounds each host.
@@ -97,7 +97,7 @@ impl Fold {
     /// All that was admitted at `tick`: what changed by it.
     pub fn advance(&mut self, tick: u64, told: Vec<HostTouches>) -> Changes {
         let mut changes = Changes::default();
-        let mut by_host: BTreeMap<u64, Vec<HostTouches>> = BTreeMap::new();
+        let mut by_host: Map<u64, Vec<HostTouches>> = Map::default();
         for told in told {
             by_host.entry(told.place.host_key).or_default().push(told);
         }
@@ -212,7 +212,7 @@ impl Host {
 
     /// Views, as they were, of the open ends of boots whose end moved.
     fn views_of_moved_boots(&self, ends_before: &[Option<i64>]) -> Before {
-        let mut before = Before::new();
+        let mut before = Before::default();
         let ends = self.boot_ends();
         for (boot, (was, is)) in ends_before.iter().zip(&ends).enumerate() {
             if was == is {

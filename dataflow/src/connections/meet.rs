@@ -55,7 +55,7 @@ impl Meet {
     /// All that was told at `tick`: what changed by it.
     pub fn advance(&mut self, tick: u64, told: Vec<Told<IsnGroup>>) -> Met {
         let mut met = Met::default();
-        let mut by_group: BTreeMap<IsnGroup, Vec<Told<IsnGroup>>> = BTreeMap::new();
+        let mut by_group: HashMap<IsnGroup, Vec<Told<IsnGroup>>, FixedState> = HashMap::default();
         for told in told {
             by_group.entry(told.group).or_default().push(told);
         }

@@ -59,7 +59,7 @@ impl Resolve {
 
     /// All that was told at `tick`: the rows that changed by it.
     pub fn advance(&mut self, tick: u64, told: Vec<Told<TupleGroup>>, facts: Vec<AddressFact>) -> Vec<(Connection, i64)> {
-        let mut touched: BTreeMap<TupleGroup, Vec<Told<TupleGroup>>> = BTreeMap::new();
+        let mut touched: HashMap<TupleGroup, Vec<Told<TupleGroup>>, FixedState> = HashMap::default();
         for told in told {
             touched.entry(told.group).or_default().push(told);
         }
