@@ -297,7 +297,7 @@ mod tests {
             expected.extend_from_slice(value.as_bytes());
         }
         assert_eq!(text[0].data, expected);
-        assert_eq!(text[1].data, [0xff; 20]);
+        assert_eq!(text[1].data.as_ref(), [0xff_u8; 20]);
         let binary = data_rows(&batch, &[FieldFormat::Binary; 5]).unwrap();
         assert!(binary[0].data.ends_with(&[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0]));
         let json = serde_json::to_string(&json_rows(&batch).unwrap()).unwrap();

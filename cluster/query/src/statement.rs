@@ -167,7 +167,7 @@ mod tests {
             ("copy (select 1) to 'x'", "0A000 COPY"),
             ("subscribe to hosts", "0A000 SUBSCRIBE"),
             ("selec 1", "42601"),
-            ("select from where", "42601"),
+            ("select 1 from", "42601"),
         ] {
             check(sql, expected);
         }

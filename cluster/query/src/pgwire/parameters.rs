@@ -2,7 +2,8 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ParamValues;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::scalar::ScalarValue;
 use pgwire::api::Type;
 use pgwire::api::portal::Portal;
@@ -23,9 +24,27 @@ fn data_types(plan: &LogicalPlan) -> PgWireResult<Vec<Option<DataType>>> {
     for (name, data_type) in found {
         let place = name.trim_start_matches('$').parse::<usize>().ok().and_then(|number| number.checked_sub(1));
         let missing = || told(SqlError::new("42P02", format!("parameter {name} leaves a gap: number them from $1")));
-        *place.and_then(|place| types.get_mut(place)).ok_or_else(missing)? = data_type;
+        let cast = || cast_of(plan, &name);
+        *place.and_then(|place| types.get_mut(place)).ok_or_else(missing)? = data_type.or_else(cast);
     }
     Ok(types)
+}
+
+/// The type that a statement casts a parameter to: `$1::bigint` takes a bigint.
+fn cast_of(plan: &LogicalPlan, name: &str) -> Option<DataType> {
+    let mut found = None;
+    let mut look = |expr: &Expr| {
+        if let Expr::Cast(cast) = expr
+            && let Expr::Placeholder(placeholder) = cast.expr.as_ref()
+            && placeholder.id == name
+        {
+            found = Some(cast.field.data_type().clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    let walked = plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(&mut look)));
+    // The walk itself cannot fail: `look` does not.
+    walked.ok().and(found)
 }
 
 /// The values that a client bound; none when the statement has no parameters.
