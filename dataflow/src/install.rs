@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::TimestampNanosecondType;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Input as _;
 use timely::dataflow::operators::probe::Handle as Probe;
@@ -164,7 +165,7 @@ impl Shelf for Books {
         self.outputs.get(relation).cloned()
     }
 
-    fn tail(&self, read: &peek::TailRead<'_>) -> Result<Vec<RecordBatch>, String> {
+    fn tail(&self, read: &peek::TailRead<'_>, more: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), String> {
         let source = self.source.as_ref().ok_or("the views are not built yet")?;
         let (tail, all) = match read.relation {
             "events" => (Tail::Events, weir_schema::EVENTS),
@@ -172,13 +173,13 @@ impl Shelf for Books {
             other => return Err(format!("{other} is no tail")),
         };
         let columns: Vec<Column> = read.columns.iter().map(|place| all[*place]).collect();
-        let rows_max = usize::try_from(read.rows_enough).unwrap_or(usize::MAX);
-        source.tails.borrow().read(tail, &columns, read.tick, rows_max)
+        source.tails.borrow().visit(tail, &columns, read.tick, more)
     }
 
-    fn completeness(&self) -> Completeness {
+    fn completeness(&self, tick: u64) -> Completeness {
         let Some(source) = &self.source else { return Completeness::default() };
         let (counts, tails) = (*source.counts.borrow(), source.tails.borrow());
+        let silent_hosts = self.outputs.get("hosts").map(|hosts| silent(&mut hosts.borrow_mut(), tick)).unwrap_or_default();
         Completeness {
             late_events: counts.late,
             duplicate_events: counts.duplicates,
@@ -186,7 +187,9 @@ impl Shelf for Books {
             lost_events: counts.lost,
             unknown_loss_intervals: counts.losses_unknown,
             forgotten_rows: [Tail::Events, Tail::Samples].map(|tail| tails.held(tail).dropped_rows).iter().sum(),
-            ..Completeness::default()
+            negative_rows: 0,
+            silent_hosts_total: silent_hosts.len() as u64,
+            silent_hosts,
         }
     }
 
@@ -228,10 +231,25 @@ impl Shelf for Books {
     }
 }
 
+/// Hosts that have not ended and were not heard of for a while, by name.
+fn silent(hosts: &mut Output, tick: u64) -> Vec<String> {
+    let mut rows = Vec::new();
+    hosts.at(tick, |row, _| rows.push(row.into()));
+    let columns = ["host", "last_seen", "ended"].map(|column| HOSTS.iter().position(|(name, _)| *name == column).unwrap_or(0));
+    let Ok(batch) = hosts.decode(&rows, &columns) else { return vec![] };
+    let names = batch.column(0).as_string::<i32>();
+    let (last, ended) = (batch.column(1).as_primitive::<TimestampNanosecondType>(), batch.column(2));
+    let before = i64::try_from(tick.saturating_sub(SILENT_AFTER_MS)).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let is_silent = |row: &usize| ended.is_null(*row) && last.value(*row) < before;
+    (0..batch.num_rows()).filter(is_silent).map(|row| names.value(row).to_owned()).collect()
+}
+
 fn failed(view: &str, why: impl std::fmt::Display) -> Error {
     Error::View { view: view.into(), why: why.to_string() }
 }
 
+/// A host not heard of for so long is named as silent. Every agent sends samples each second.
+const SILENT_AFTER_MS: u64 = 10_000;
 /// What the shipped views read of events: decoding stops there.
 const EVENT_COLUMNS: &[Column] = &[
     Column::Time,

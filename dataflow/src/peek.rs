@@ -5,24 +5,27 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
 use crate::handle::{Completeness, Failure, Held, Read, Stats};
 use crate::mesh::{Body, Peek, What};
-use crate::output::Output;
+use crate::output::{Output, project};
 use crate::relations::{self, RelationInfo};
 
 /// What the peeks of one worker read.
 pub(crate) trait Shelf {
     /// The output of a standing relation.
     fn output(&self, relation: &str) -> Option<Rc<RefCell<Output>>>;
-    /// Rows of a tail that arrived up to a tick; at most about `limit`, if any.
-    fn tail(&self, read: &TailRead<'_>) -> Result<Vec<RecordBatch>, String>;
-    /// What this worker's share lacks.
-    fn completeness(&self) -> Completeness;
+    /// Hands out the rows of a tail that arrived up to a tick, newest first, for as long as more are wanted.
+    fn tail(&self, read: &TailRead<'_>, more: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), String>;
+    /// What this worker's share of an answer at this tick lacks.
+    fn completeness(&self, tick: u64) -> Completeness;
     /// Rows and bytes of the tails.
     fn tails_held(&self) -> Vec<Held>;
     /// Counters by name.
@@ -38,8 +41,6 @@ pub(crate) struct TailRead<'a> {
     pub(crate) columns: &'a [usize],
     /// The tick.
     pub(crate) tick: u64,
-    /// Any so many rows are enough.
-    pub(crate) rows_enough: u64,
 }
 
 /// Asks of the mesh that wait for their tick.
@@ -74,7 +75,7 @@ pub(crate) fn answer(peek: &Peek, shelf: &dyn Shelf, send: &mut dyn FnMut(Body))
             .iter()
             .zip(0..)
             .try_for_each(|(read, place)| answer_read(peek.tick, read, place, shelf, send))
-            .map(|()| Body::Done(completeness(shelf))),
+            .map(|()| Body::Done(completeness(peek.tick, shelf))),
         What::Digest => digests(peek.tick, shelf).map(Body::Digests),
         What::Stats => Ok(Body::Stats(stats(shelf))),
     };
@@ -119,16 +120,52 @@ fn answer_read(tick: u64, read: &Read, place: u32, shelf: &dyn Shelf, send: &mut
             sender.batch(&batch)?;
         }
     } else {
-        let tail = TailRead { relation: info.name, columns: &columns, tick, rows_enough };
-        for batch in shelf.tail(&tail).map_err(Failure::Internal)? {
-            let arrays = batch.columns();
-            let schema = info.schema.project(&columns).map(std::sync::Arc::new).map_err(internal)?;
-            let places: Vec<_> = (0..arrays.len()).collect();
-            let typed = crate::output::project(arrays, &schema, &places, batch.num_rows()).map_err(internal)?;
-            sender.batch(&typed)?;
-        }
+        answer_tail(info, &TailRead { relation: info.name, columns: &columns, tick }, rows_enough, shelf, &mut sender)?;
     }
     Ok(())
+}
+
+/// Sends a tail's rows, many small frames at a time: what is in memory is one part, not the tail.
+fn answer_tail(
+    info: &RelationInfo,
+    read: &TailRead<'_>,
+    rows_enough: u64,
+    shelf: &dyn Shelf,
+    sender: &mut Sender<'_>,
+) -> Result<(), Failure> {
+    let schema = info.schema.project(read.columns).map(Arc::new).map_err(internal)?;
+    let places: Vec<_> = (0..read.columns.len()).collect();
+    let (mut gathered, mut rows, mut found) = (Vec::new(), 0, 0);
+    let mut sent = Ok(());
+    let mut take = |batch: &RecordBatch| -> Result<bool, Failure> {
+        gathered.push(project(batch.columns(), &schema, &places, batch.num_rows()).map_err(internal)?);
+        rows += batch.num_rows();
+        found += batch.num_rows() as u64;
+        if rows >= ROWS_PER_PART || found >= rows_enough {
+            rows = 0;
+            let part = concat(&schema, &std::mem::take(&mut gathered)).map_err(internal)?;
+            sender.batch(&part)?;
+        }
+        Ok(found < rows_enough)
+    };
+    let mut more = |batch: RecordBatch| {
+        let taken = take(&batch);
+        let go_on = matches!(taken, Ok(true));
+        sent = taken.map(drop);
+        go_on
+    };
+    shelf.tail(read, &mut more).map_err(Failure::Internal)?;
+    sent?;
+    let rest = concat(&schema, &gathered).map_err(internal)?;
+    sender.batch(&rest)
+}
+
+/// All batches as one. A batch without columns still counts its rows.
+fn concat(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch, ArrowError> {
+    if schema.fields().is_empty() {
+        return project(&[], schema, &[], batches.iter().map(RecordBatch::num_rows).sum());
+    }
+    concat_batches(schema, batches)
 }
 
 /// Sends a read's rows and watches its limits.
@@ -202,9 +239,9 @@ fn outputs(shelf: &dyn Shelf) -> impl Iterator<Item = Rc<RefCell<Output>>> {
     relations::relations().iter().filter(|info| info.standing).filter_map(|info| shelf.output(info.name))
 }
 
-fn completeness(shelf: &dyn Shelf) -> Completeness {
+fn completeness(tick: u64, shelf: &dyn Shelf) -> Completeness {
     let faults: u64 = outputs(shelf).map(|output| output.borrow().faults()).sum();
-    let mut completeness = shelf.completeness();
+    let mut completeness = shelf.completeness(tick);
     completeness.negative_rows += faults;
     completeness
 }

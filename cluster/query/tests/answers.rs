@@ -181,6 +181,27 @@ async fn prepared_statements_take_parameters_and_answer_in_binary() {
     assert_eq!(sql.query_one("select 2::bigint", &[]).await.unwrap().get::<_, i64>(0), 2);
 }
 
+/// The tool that people use, where it is installed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn psql_shows_rows() {
+    if std::process::Command::new("psql").arg("--version").output().is_err() {
+        return;
+    }
+    let node = Node::start("psql", QueryLimits::default()).await;
+    let port = node.running.sql_addr().port().to_string();
+    let psql = async |arguments: &[&str]| {
+        let place = ["-X", "-h", "127.0.0.1", "-p", &port, "-U", "weir", "weir", "-v", "ON_ERROR_STOP=1"];
+        let output = tokio::process::Command::new("psql").args(place).args(arguments).output().await.unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (fine, table, told) = psql(&["-c", "select host, simulated, first_seen from hosts order by 1 limit 1"]).await;
+    assert!(fine && table.contains("host-0 | t         | 2026-11-18") && table.contains("(1 row)"), "{table} {told}");
+    let (fine, rows, told) = psql(&["-A", "-t", "-c", "show weir.tick", "-c", "\\q"]).await;
+    assert!(fine && rows.trim() == node.world.end().to_string(), "{rows} {told}");
+    let (fine, _, told) = psql(&["-c", "select * from nowhere"]).await;
+    assert!(!fine && told.contains("does not exist") && told.contains("HINT:"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_answers_in_json() {
     let node = Node::start("http", QueryLimits::default()).await;

@@ -76,21 +76,34 @@ impl Tails {
     /// Rows of a tail up to a tick, oldest first, in the types of the engine. With more than `rows_max` the newest are read: at
     /// least so many, in whole frames.
     pub fn read(&self, tail: Tail, columns: &[Column], at_tick: u64, rows_max: usize) -> Result<Vec<RecordBatch>, String> {
-        let kept = self.kept(tail);
-        let schema = schema_of(columns);
-        let mut decoder = Decoder::new();
         let (mut batches, mut rows) = (Vec::new(), 0);
-        for entry in kept.entries.iter().rev().filter(|entry| entry.tick <= at_tick) {
-            if rows >= rows_max {
-                break;
-            }
-            rows += entry.rows;
-            let batch = entry.frame.decode(&mut decoder).map_err(|error| format!("could not decode a kept frame: {error}"))?;
-            let stamp = Stamp { identity: &entry.identity, received_ms: entry.received_ms, tick: entry.tick, late: entry.late };
-            batches.push(Rows::new(&batch, stamp).record_batch(&entry.picks, &schema, columns));
-        }
+        self.visit(tail, columns, at_tick, &mut |batch| {
+            rows += batch.num_rows();
+            batches.push(batch);
+            rows < rows_max
+        })?;
         batches.reverse();
         Ok(batches)
+    }
+
+    /// Hands out the rows of a tail up to a tick frame by frame, newest frame first, for as long as more are wanted.
+    pub fn visit(
+        &self,
+        tail: Tail,
+        columns: &[Column],
+        at_tick: u64,
+        more: &mut dyn FnMut(RecordBatch) -> bool,
+    ) -> Result<(), String> {
+        let schema = schema_of(columns);
+        let mut decoder = Decoder::new();
+        for entry in self.kept(tail).entries.iter().rev().filter(|entry| entry.tick <= at_tick) {
+            let batch = entry.frame.decode(&mut decoder).map_err(|error| format!("could not decode a kept frame: {error}"))?;
+            let stamp = Stamp { identity: &entry.identity, received_ms: entry.received_ms, tick: entry.tick, late: entry.late };
+            if !more(Rows::new(&batch, stamp).record_batch(&entry.picks, &schema, columns)) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What a tail holds.
