@@ -1,5 +1,7 @@
 //! The whole engine: frames in, peeks out, over one worker, several, and several processes of a mesh.
 
+#![allow(clippy::unwrap_used)]
+
 mod world;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! SQL and HTTP over an engine with a scripted fleet: what a client asks is what it gets.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../../dataflow/tests/world/mod.rs"]
 mod world;
 

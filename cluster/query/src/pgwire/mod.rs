@@ -5,7 +5,7 @@ mod parameters;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::{Sink, SinkExt as _, StreamExt as _, stream};
 use pgwire::api::auth::{
@@ -131,7 +131,7 @@ impl Prepared {
     fn schema(&self) -> Option<SchemaRef> {
         match (&self.statement, &self.planned) {
             (Statement::Show(show), _) => Some(show.schema()),
-            (_, Some(planned)) => Some(Arc::new(Schema::from(planned.plan.schema().as_arrow().clone()))),
+            (_, Some(planned)) => Some(Arc::new(planned.plan.schema().as_arrow().clone())),
             _ => None,
         }
     }
