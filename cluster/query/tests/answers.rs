@@ -80,7 +80,7 @@ async fn ask(client: &Client, sql: &str) -> String {
     match client.simple_query(sql).await {
         Ok(messages) => {
             let text = |row: Vec<Option<String>>| {
-                row.into_iter().map(|cell| cell.unwrap_or("NULL".into())).collect::<Vec<_>>().join("|")
+                row.into_iter().map(|cell| cell.unwrap_or_else(|| "NULL".into())).collect::<Vec<_>>().join("|")
             };
             cells(&messages).into_iter().map(text).collect::<Vec<_>>().join("\n")
         }
