@@ -50,7 +50,7 @@ impl ChainRecord {
 
     /// Reads a record back.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let (&version, body) = bytes.split_first().ok_or(Error::ChainRecord("is empty".to_owned()))?;
+        let (&version, body) = bytes.split_first().ok_or_else(|| Error::ChainRecord("is empty".to_owned()))?;
         if version != VERSION {
             return Err(Error::ChainRecord(format!("has version {version}, this build reads {VERSION}")));
         }
@@ -96,7 +96,7 @@ impl ChainState {
         }
         for (index, offset) in &record.logs {
             let known = self.offsets.get_mut(*index as usize);
-            let known = known.ok_or(Error::ChainRecord(format!("names log {index}, which is not registered")))?;
+            let known = known.ok_or_else(|| Error::ChainRecord(format!("names log {index}, which is not registered")))?;
             if *offset < *known {
                 return Err(Error::ChainRecord(format!("takes log {index} back from {known} to {offset}")));
             }

@@ -18,7 +18,7 @@ use crate::layout;
 
 /// Which logs are this worker's.
 #[derive(Debug, Clone, Copy)]
-pub struct Share {
+pub(crate) struct Share {
     /// Number of this worker over the whole mesh.
     pub worker: usize,
     /// Workers of the whole mesh.
@@ -35,13 +35,13 @@ pub enum Until {
 }
 
 /// One worker's feed. Dropping it ends its thread.
-pub struct ChainFeed {
+pub(crate) struct ChainFeed {
     steps: Receiver<FeedStep>,
 }
 
 impl ChainFeed {
     /// Starts reading the chain and this worker's logs below `shared`.
-    pub fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, until: Until) -> Self {
+    pub(crate) fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, until: Until) -> Self {
         let (to_worker, steps) = sync_channel(TICKS_AHEAD_MAX);
         let shared = shared.to_owned();
         std::thread::Builder::new()

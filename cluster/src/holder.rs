@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::{layout, metrics};
 
 /// Writes the chain. Made only with the chain's lock in hand.
-pub struct Holder {
+pub(crate) struct Holder {
     disk: Arc<dyn Disk>,
     shared: PathBuf,
     journal: Journal,
@@ -31,7 +31,7 @@ pub struct Holder {
 
 impl Holder {
     /// Takes over the chain below `shared`, or starts one. `None`: another node holds it.
-    pub fn take(disk: Arc<dyn Disk>, shared: &Path, settings: ViewSettings, wall_ms: u64) -> Result<Option<Self>, Error> {
+    pub(crate) fn take(disk: Arc<dyn Disk>, shared: &Path, settings: ViewSettings, wall_ms: u64) -> Result<Option<Self>, Error> {
         let dir = layout::chain_dir(shared);
         let (journal, recovery) = match Journal::open(disk.clone(), &dir, Options::default()) {
             Ok(opened) => opened,
@@ -63,7 +63,7 @@ impl Holder {
     }
 
     /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made.
-    pub fn step(&mut self, elapsed_ms: u64) -> Result<u64, Error> {
+    pub(crate) fn step(&mut self, elapsed_ms: u64) -> Result<u64, Error> {
         let mut commands = Vec::new();
         if self.state.settings.is_none() {
             commands.push(Command::Engine(EngineCommand::Configure(self.settings)));
@@ -122,4 +122,4 @@ fn nonce() -> u128 {
 const SCAN_EVERY_TICKS: u32 = 10;
 
 /// Pause between two attempts to become the holder.
-pub const TAKE_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const TAKE_EVERY: Duration = Duration::from_millis(500);

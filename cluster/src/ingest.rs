@@ -21,7 +21,7 @@ use crate::metrics;
 
 /// What this node's log holds of each agent: the answer to "is this frame new?" and to a reconnecting agent's Hello.
 #[derive(Debug, Default)]
-pub struct Received {
+pub(crate) struct Received {
     lanes: HashMap<LaneKey, LaneReceived>,
 }
 
@@ -36,7 +36,7 @@ struct LaneReceived {
 
 /// What to do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Append it.
     New,
     /// All of it is in the log: acknowledge it again, once what is pending is durable.
@@ -47,7 +47,7 @@ pub enum Verdict {
 
 impl Received {
     /// Judges a frame, and takes it as received when it is new.
-    pub fn judge(&mut self, identity: &AgentIdentity, header: &FrameHeader) -> Verdict {
+    pub(crate) fn judge(&mut self, identity: &AgentIdentity, header: &FrameHeader) -> Verdict {
         let lane = self.lanes.entry((identity.clone(), header.epoch, header.lane)).or_default();
         let first = header.first_seq.0;
         let seqs = header.first_seq..Seq(first + u64::from(header.count));
@@ -68,7 +68,7 @@ impl Received {
     }
 
     /// Acked ranges per lane of one run of an agent.
-    pub fn of(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
+    pub(crate) fn of(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
         let lanes = Lane::ALL.into_iter();
         let known = lanes.filter_map(|lane| Some((lane, self.lanes.get(&(agent.clone(), epoch, lane))?.ranges.clone())));
         known.collect()
@@ -78,7 +78,7 @@ impl Received {
 /// What is received, shared between the loop that writes it and the server that tells reconnecting agents. The loop holds
 /// the lock from the check to the sync, so nobody is ever told of a frame that is not durable.
 #[derive(Debug, Clone, Default)]
-pub struct SharedReceived(Arc<Mutex<Received>>);
+pub(crate) struct SharedReceived(Arc<Mutex<Received>>);
 
 impl SharedReceived {
     fn lock(&self) -> MutexGuard<'_, Received> {
@@ -93,7 +93,7 @@ impl ResumeState for SharedReceived {
 }
 
 /// The one loop of ingest. Blocks; run it on a thread of its own.
-pub struct Ingest<Open> {
+pub(crate) struct Ingest<Open> {
     open: Open,
     /// Absent only while it is opened again.
     journal: Option<Journal>,
@@ -103,14 +103,14 @@ pub struct Ingest<Open> {
 
 impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
     /// Opens the log by `open`, which is called again whenever the log has failed. Also gives what reconnecting agents are told.
-    pub fn new(mut open: Open, group_bytes_max: usize) -> Result<(Self, SharedReceived), Error> {
+    pub(crate) fn new(mut open: Open, group_bytes_max: usize) -> Result<(Self, SharedReceived), Error> {
         let (journal, received) = open()?;
         let received = SharedReceived(Arc::new(Mutex::new(received)));
         Ok((Self { open, journal: Some(journal), received: received.clone(), group_bytes_max }, received))
     }
 
     /// Runs until every sender of `incoming` is gone.
-    pub fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, wall_ms: impl Fn() -> u64) {
+    pub(crate) fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, wall_ms: impl Fn() -> u64) {
         let mut group: Vec<Incoming> = Vec::new();
         while let Some(first) = incoming.blocking_recv() {
             let mut bytes = first.frame.bytes.len();
@@ -187,7 +187,7 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
 }
 
 /// Opens a node's log and reads what it holds of each agent.
-pub fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(Journal, Received), Error> {
+pub(crate) fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(Journal, Received), Error> {
     let name = dir.display().to_string();
     let (journal, recovery) = Journal::open(disk.clone(), dir, options.clone()).map_err(Error::journal(format!("log {name}")))?;
     if recovery.torn_bytes > 0 || !recovery.quarantined.is_empty() {

@@ -54,7 +54,7 @@ pub fn run(config: NodeConfig, to: ReplayTo) -> Result<Replayed, Error> {
         }
         if engine.is_finished() {
             let ended = engine.join().map_err(|_| Error::Engine("a worker panicked".to_owned()))?;
-            return Err(ended.err().unwrap_or(Error::Engine("ended before it answered".to_owned())));
+            return Err(ended.err().unwrap_or_else(|| Error::Engine("ended before it answered".to_owned())));
         }
         std::thread::sleep(CONNECT_EVERY);
     };

@@ -157,12 +157,14 @@ async fn number(sql: &tokio_postgres::Client, query: &str) -> anyhow::Result<u64
     Ok(0)
 }
 
-/// User and system time of a process and of its waited-for and living children.
+/// User and system time of a process and of its living children, whichever thread started them.
 fn cpu_seconds(pid: u32) -> Option<f64> {
     let own = process_cpu_seconds(pid)?;
-    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let children = listed.split_whitespace().filter_map(|child| process_cpu_seconds(child.parse().ok()?));
-    Some(own + children.sum::<f64>())
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let listed = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<u32> =
+        listed.flat_map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>()).flatten().collect();
+    Some(own + children.into_iter().filter_map(process_cpu_seconds).sum::<f64>())
 }
 
 fn process_cpu_seconds(pid: u32) -> Option<f64> {

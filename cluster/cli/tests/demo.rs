@@ -1,6 +1,8 @@
 //! The whole system as a stranger starts it: three nodes, this host's agent, a simulated fleet; asked over SQL and HTTP, ended by
 //! a signal, and rebuilt from its log by one node or three.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

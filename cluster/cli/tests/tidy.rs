@@ -1,5 +1,7 @@
 //! Rules that no compiler checks: arrows between crates, file length, headers, and that the documents name what exists.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -205,11 +205,11 @@ impl Groups {
     }
 
     fn touch(&mut self, slot: usize) {
-        if let Some(group) = &mut self.groups[slot] {
-            if !group.changed {
-                group.changed = true;
-                self.changed.push(slot);
-            }
+        if let Some(group) = &mut self.groups[slot]
+            && !group.changed
+        {
+            group.changed = true;
+            self.changed.push(slot);
         }
     }
 

@@ -47,10 +47,10 @@ pub(super) fn visible<'s>(
                     }
                 }
                 // One capability, for the earliest entry: every entry's own would burden all workers' progress tracking.
-                if let Some(first) = due.first() {
-                    if held.as_ref().is_none_or(|held| first < *held.time()) {
-                        held = Some(cap.delayed(&first, 0));
-                    }
+                if let Some(first) = due.first()
+                    && held.as_ref().is_none_or(|held| first < *held.time())
+                {
+                    held = Some(cap.delayed(&first, 0));
                 }
             });
             while let Some(first) = due.first().filter(|first| !frontier.less_equal(first)) {

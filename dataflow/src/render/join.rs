@@ -146,8 +146,11 @@ impl Seen {
 /// A change of one side: its key and row.
 type Change = ((Bytes, Arc<[u8]>), i64);
 
-/// Output rows: left, right (None: NULLs) and diff.
-type Pairs = Vec<(Option<Arc<[u8]>>, Option<Arc<[u8]>>, i64)>;
+/// A left row, a right row, and how often; one side is absent where an outer join found no partner.
+type Pair = (Option<Arc<[u8]>>, Option<Arc<[u8]>>, i64);
+type Pairs = Vec<Pair>;
+/// A row whose key has a NULL, and its diff.
+type Unkeyed = (Arc<[u8]>, i64);
 
 impl Side {
     fn new(keys: Exprs, schema: &SchemaRef, outer: bool) -> Self {
@@ -157,7 +160,7 @@ impl Side {
     }
 
     /// This tick's change, and what of it has a NULL key and so no partner ever.
-    fn changes(&self, batches: Vec<DeltaBatch>) -> (Vec<Change>, Vec<(Arc<[u8]>, i64)>) {
+    fn changes(&self, batches: Vec<DeltaBatch>) -> (Vec<Change>, Vec<Unkeyed>) {
         let (mut changes, mut alone) = (vec![], vec![]);
         for batch in batches {
             let (batch, columns) = self.keys.evaluate(batch);
@@ -303,7 +306,7 @@ impl Joiner {
         (!out.is_empty()).then(|| self.rows(tick, &out))
     }
 
-    fn rows(&self, tick: u64, pairs: &[(Option<Arc<[u8]>>, Option<Arc<[u8]>>, i64)]) -> DeltaBatch {
+    fn rows(&self, tick: u64, pairs: &[Pair]) -> DeltaBatch {
         let mut columns = self.left.decode(pairs.iter().map(|(left, _, _)| left.clone()));
         columns.extend(self.right.decode(pairs.iter().map(|(_, right, _)| right.clone())));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options(pairs.len()));

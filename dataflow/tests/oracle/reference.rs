@@ -99,8 +99,7 @@ async fn frame(plan: &Plan, session: &SessionContext, tick: u64) -> DataFrame {
             let ties = input.schema().columns().into_iter().map(|column| Expr::Column(column).sort(true, false));
             let order = order.iter().map(|(expr, desc)| expr.clone().sort(!*desc, *desc)).chain(ties).collect::<Vec<SortExpr>>();
             let rank = row_number().partition_by(partition.clone()).order_by(order).build().unwrap();
-            let ranked = input.window(vec![rank.alias(rank_name)]).unwrap().filter(col(rank_name).lt_eq(lit(*limit))).unwrap();
-            ranked
+            input.window(vec![rank.alias(rank_name)]).unwrap().filter(col(rank_name).lt_eq(lit(*limit))).unwrap()
         }
         Plan::Union { .. } => {
             let first = input();
@@ -128,7 +127,7 @@ fn call(call: &AggregateCall) -> Expr {
     // Not `first_value`: its groups trip an assertion of DataFusion's own. Structs compare field by field.
     let mut pair = |by: &Expr| {
         let takes_part = arg.clone().is_not_null().and(by.clone().is_not_null());
-        filter = Some(filter.take().map_or(takes_part.clone(), |filter| filter.and(takes_part)));
+        filter = Some(filter.take().map_or_else(|| takes_part.clone(), |filter| filter.and(takes_part.clone())));
         named_struct(vec![lit("by"), by.clone(), lit("arg"), arg.clone()])
     };
     let plain = match &call.func {

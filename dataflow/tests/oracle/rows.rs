@@ -53,9 +53,12 @@ pub const COLUMNS: [&str; 5] = ["text", "int", "time", "float", "flag"];
 /// Names of the sources.
 pub const SOURCES: [&str; 2] = ["left", "right"];
 
+/// What each source was given in one tick: rows with diffs.
+pub type TickRows = BTreeMap<&'static str, Vec<(Row, i64)>>;
+
 /// What every source was given, tick by tick.
 pub struct History {
-    pub ticks: Vec<(u64, BTreeMap<&'static str, Vec<(Row, i64)>>)>,
+    pub ticks: Vec<(u64, TickRows)>,
 }
 
 impl History {

@@ -122,10 +122,10 @@ struct Started {
 
 impl Started {
     async fn stop(self) {
-        if let Some(fleet) = self.fleet {
-            if let Err(failed) = fleet.stop().await {
-                progress(&format!("the fleet: {failed:#}"));
-            }
+        if let Some(fleet) = self.fleet
+            && let Err(failed) = fleet.stop().await
+        {
+            progress(&format!("the fleet: {failed:#}"));
         }
         self.agent.stop().await;
         self.cluster.stop().await;
