@@ -16,7 +16,8 @@ use weir_dataflow::{EngineOptions, Feed};
 use weir_journal::RealDisk;
 
 use crate::error::Error;
-use crate::feed::{ChainFeed, Share, Until};
+use crate::feed::{ChainFeed, Share};
+pub use crate::feed::Until;
 use crate::{layout, metrics};
 
 /// How a node starts its worker child: a program and its arguments.
@@ -28,14 +29,10 @@ pub struct ChildCommand {
     pub arguments: Vec<String>,
 }
 
-/// Runs the workers of this node until the parent goes. Blocks.
-pub fn run(config: &NodeConfig) -> Result<(), Error> {
+/// Runs the workers of this node over the chain, without end or to a tick, until the parent goes. Blocks; after the last tick
+/// the workers go on answering.
+pub fn run(config: &NodeConfig, until: Until) -> Result<(), Error> {
     end_with_parent();
-    run_until(config, Until::Forever)
-}
-
-/// Runs the workers over the chain, to its end or to a tick. Blocks; after the last tick the workers go on answering.
-pub fn run_until(config: &NodeConfig, until: Until) -> Result<(), Error> {
     let disk = Arc::new(RealDisk);
     let processes = config.mesh.addresses.len().max(1);
     let feed = |local: usize| -> Box<dyn Feed> {
@@ -46,7 +43,10 @@ pub fn run_until(config: &NodeConfig, until: Until) -> Result<(), Error> {
         process: config.mesh.process,
         workers: config.workers,
         addresses: config.mesh.addresses.iter().map(ToString::to_string).collect(),
-        socket: layout::engine_socket(&config.data_dir),
+        socket: match until {
+            Until::Forever => layout::engine_socket(&config.data_dir),
+            Until::Tick(_) => layout::replay_socket(&config.data_dir),
+        },
     };
     weir_dataflow::run(options, (0..config.workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }

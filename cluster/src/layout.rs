@@ -4,6 +4,7 @@
 //! SHARED/chain/            journal: one record a tick, written by the holder of its lock
 //! SHARED/logs/<node>/      journal: frames as sent, written by that node
 //! DATA/engine.sock         the Handle protocol between a node and its worker child
+//! DATA/replay.sock         the same, of a replay that may run beside the node
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -28,4 +29,9 @@ pub fn log_dir(shared: &Path, node: &Name) -> PathBuf {
 /// The Unix socket on which a node's worker child answers.
 pub fn engine_socket(data: &Path) -> PathBuf {
     data.join("engine.sock")
+}
+
+/// The Unix socket on which the workers of a replay answer.
+pub fn replay_socket(data: &Path) -> PathBuf {
+    data.join("replay.sock")
 }

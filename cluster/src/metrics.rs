@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use weir_dataflow::handle::Stats;
 
 /// `weir_ingest_frames_total`, `weir_ingest_bytes_total`, `weir_ingest_events_total`: frames appended to this node's log.
 pub(crate) fn frame_received(bytes: usize, events: u32) {
@@ -46,8 +47,24 @@ pub(crate) fn engine_ended() {
     counter!("weir_engine_restarts_total").increment(1);
 }
 
+/// `weir_engine_rows{relation}`, `weir_engine_bytes{relation}`, `weir_engine_total{what}`, `weir_engine_closed_tick_seconds`: what the
+/// workers of the whole mesh hold and have done.
+pub(crate) fn engine(stats: &Stats) {
+    for held in &stats.relations {
+        gauge!("weir_engine_rows", "relation" => held.relation.clone()).set(held.rows as f64);
+        gauge!("weir_engine_bytes", "relation" => held.relation.clone()).set(held.bytes as f64);
+    }
+    for (what, count) in &stats.counters {
+        counter!("weir_engine_total", "what" => what.trim_end_matches("_total").to_owned()).absolute(*count);
+    }
+    if let Some(closed) = stats.closed {
+        gauge!("weir_engine_closed_tick_seconds").set(closed as f64 / 1_000.0);
+    }
+}
+
 /// Names, units and help of all of them, so that `/metrics` shows each from the start.
 pub(crate) fn describe() {
+    weir_transport::metrics::describe();
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("weir_ingest_frames_total", "Frames appended to this node's log.");
     describe_counter!("weir_ingest_bytes_total", Unit::Bytes, "Bytes of frames appended to this node's log.");
@@ -58,5 +75,9 @@ pub(crate) fn describe() {
     describe_counter!("weir_ingest_log_failures_total", "Times that the log could not be written and was opened again.");
     describe_gauge!("weir_chain_tick_seconds", Unit::Seconds, "Last tick written by this node, Unix time.");
     describe_counter!("weir_chain_failures_total", "Records of the chain that could not be written.");
+    describe_gauge!("weir_engine_rows", "Rows held in memory by the workers of the mesh, by relation.");
+    describe_gauge!("weir_engine_bytes", Unit::Bytes, "Bytes of rows held in memory by the workers of the mesh, by relation.");
+    describe_counter!("weir_engine_total", "What the workers of the mesh have done since they started, by what.");
+    describe_gauge!("weir_engine_closed_tick_seconds", Unit::Seconds, "Newest closed tick, Unix time.");
     describe_counter!("weir_engine_restarts_total", "Times that the worker child ended.");
 }

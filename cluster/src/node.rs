@@ -61,6 +61,7 @@ pub async fn run(
     let options = weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
+    let watching = tokio::spawn(watch_engine(reading.live().clone()));
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);
@@ -72,10 +73,24 @@ pub async fn run(
     agents.close();
     let _ = serving.await;
     let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join())).await;
+    watching.abort();
     workers.abort();
     let _ = workers.await;
     drop(reading);
     Ok(())
+}
+
+/// Keeps the metrics of the workers fresh.
+async fn watch_engine(live: weir_query::Live) {
+    let mut every = tokio::time::interval(STATS_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        // While the workers are away there is nothing new to tell; `/healthz` says so.
+        if let Ok(stats) = live.stats().await {
+            metrics::engine(&stats);
+        }
+    }
 }
 
 fn start_ingest(
@@ -171,4 +186,5 @@ impl Stop {
 
 /// Frames between the sockets and ingest. Their bytes are bounded by the transport's in-flight budget.
 const INCOMING_FRAMES_MAX: usize = 4_096;
+const STATS_EVERY: Duration = Duration::from_secs(2);
 const SECONDS_BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];

@@ -3,6 +3,7 @@
 //! Takes no lock and writes nothing into the shared directory, so it may run beside a live cluster. In a mesh, process 0 asks
 //! and prints; the others work until it has gone.
 
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use weir_dataflow::handle::{At, Client, Digest, Request, Response};
 use weir_journal::{Disk, Offset, Reader, RealDisk};
 
 use crate::chain::ChainRecord;
+use crate::child::ChildCommand;
 use crate::error::Error;
-use crate::feed::Until;
-use crate::{child, layout};
+use crate::layout;
 
 /// Which tick to rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,37 +34,75 @@ pub struct Replayed {
     pub views: Vec<Digest>,
 }
 
-/// Rebuilds and digests. Blocks. The engine's threads go on afterwards: the caller ends the process.
-pub fn run(config: NodeConfig, to: ReplayTo) -> Result<Replayed, Error> {
-    let tick = last_tick(&config, to)?;
+/// The tick that a replay goes to.
+pub fn resolve(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
+    last_tick(config, to)
+}
+
+/// Rebuilds in a worker child up to `tick` and digests. Blocks.
+pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Replayed, Error> {
     std::fs::create_dir_all(&config.data_dir).map_err(Error::file("create", &config.data_dir))?;
-    let socket = layout::engine_socket(&config.data_dir);
+    let socket = layout::replay_socket(&config.data_dir);
+    // A socket that an earlier run left behind would answer nothing.
     let _ = std::fs::remove_file(&socket);
-    let asks = config.mesh.process == 0;
-    let engine = std::thread::Builder::new()
-        .name("engine".to_owned())
-        .spawn(move || child::run_until(&config, Until::Tick(tick)))
-        .expect("a thread can be started");
-    if !asks {
-        let ended = engine.join().map_err(|_| Error::Engine("a worker panicked".to_owned()))?;
-        return ended.map(|()| Replayed { tick, views: Vec::new() });
+    let mut workers = Workers::start(child)?;
+    if config.mesh.process > 0 {
+        return workers.wait().map(|()| Replayed { tick, views: Vec::new() });
     }
     let mut client = loop {
         if let Ok(client) = Client::connect(&socket) {
             break client;
         }
-        if engine.is_finished() {
-            let ended = engine.join().map_err(|_| Error::Engine("a worker panicked".to_owned()))?;
-            return Err(ended.err().unwrap_or_else(|| Error::Engine("ended before it answered".to_owned())));
-        }
+        workers.is_running()?;
         std::thread::sleep(CONNECT_EVERY);
     };
-    let answers =
-        client.ask(&Request::Digest { id: 1, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
+    let answers = client.ask(&Request::Digest { id: 1, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
     match answers.into_iter().next() {
         Some(Response::Digests { tick, views, .. }) => Ok(Replayed { tick, views }),
         Some(Response::Failed { failure, .. }) => Err(Error::Engine(failure.to_string())),
         other => Err(Error::Engine(format!("unexpected answer {other:?}"))),
+    }
+}
+
+/// A worker child that ends with this value. Its standard output goes nowhere: what is printed are the digests alone.
+struct Workers(Child);
+
+impl Workers {
+    fn start(command: &ChildCommand) -> Result<Self, Error> {
+        let started = Command::new(&command.program)
+            .args(&command.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(Error::file("start", &command.program))?;
+        Ok(Self(started))
+    }
+
+    /// An error once it has ended by itself.
+    fn is_running(&mut self) -> Result<(), Error> {
+        match self.0.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(Error::Engine(format!("the workers ended before they answered: {status}"))),
+            Err(failed) => Err(Error::Engine(failed.to_string())),
+        }
+    }
+
+    /// Waits for the end of the mesh: process 0 has its answer and goes, and every other process loses it.
+    fn wait(&mut self) -> Result<(), Error> {
+        // Held open: waiting would close it.
+        let _parent_end = self.0.stdin.take();
+        let status = self.0.wait().map_err(|failed| Error::Engine(failed.to_string()))?;
+        match status.code() {
+            Some(0 | MESH_LOST_STATUS) => Ok(()),
+            _ => Err(Error::Engine(format!("the workers failed: {status}"))),
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -89,4 +128,6 @@ fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     last.ok_or_else(|| Error::NoChain(config.shared_dir.clone()))
 }
 
+/// Exit status of workers whose mesh has lost a process.
+const MESH_LOST_STATUS: i32 = 101;
 const CONNECT_EVERY: Duration = Duration::from_millis(20);

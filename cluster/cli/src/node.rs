@@ -1,11 +1,11 @@
 //! `weir node`: one node, its worker child, or a replay of the log.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use weir_cluster::child::{self, ChildCommand};
-use weir_cluster::replay::{self, ReplayTo};
+use weir_cluster::replay::{self, ReplayTo, Replayed};
 use weir_config::NodeConfig;
 
 use crate::Until;
@@ -31,17 +31,15 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     crate::log_to_stderr("info");
     let config = NodeConfig::load(&arguments.config)?;
+    let replay_to = arguments.replay_to.map(|to| replay::resolve(&config, to)).transpose()?;
     if arguments.worker_child {
-        return Ok(child::run(&config)?);
+        return Ok(child::run(&config, replay_to.map_or(child::Until::Forever, child::Until::Tick))?);
     }
-    if let Some(to) = arguments.replay_to {
-        return replay_to(config, to);
+    let command = worker_child(&arguments.config, replay_to)?;
+    if let Some(tick) = replay_to {
+        return print_digests(&replay::run(&config, tick, &command)?);
     }
     let until = if arguments.with_parent { Until::SignalOrParentsEnd } else { Until::Signal };
-    let program = std::env::current_exe().context("could not find this program's own file")?;
-    let config_path = arguments.config.to_str().context("the config's path is not UTF-8")?.to_owned();
-    let command =
-        ChildCommand { program, arguments: vec!["node".into(), "--config".into(), config_path, "--worker-child".into()] };
     let started = |addresses: weir_cluster::node::Addresses| {
         let mut out = std::io::stdout().lock();
         // A reader that is gone does not stop a node.
@@ -52,8 +50,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn replay_to(config: NodeConfig, to: ReplayTo) -> anyhow::Result<()> {
-    let replayed = replay::run(config, to)?;
+/// This program again, as the worker child of the same config.
+fn worker_child(config: &Path, replay_to: Option<u64>) -> anyhow::Result<ChildCommand> {
+    let program = std::env::current_exe().context("could not find this program's own file")?;
+    let config = config.to_str().context("the config's path is not UTF-8")?;
+    let mut arguments = ["node", "--config", config, "--worker-child"].map(str::to_owned).to_vec();
+    arguments.extend(replay_to.into_iter().flat_map(|tick| ["--replay-to".to_owned(), tick.to_string()]));
+    Ok(ChildCommand { program, arguments })
+}
+
+fn print_digests(replayed: &Replayed) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "tick {}", replayed.tick)?;
     for view in &replayed.views {
