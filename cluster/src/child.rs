@@ -16,8 +16,8 @@ use weir_dataflow::{EngineOptions, Feed};
 use weir_journal::RealDisk;
 
 use crate::error::Error;
-use crate::feed::{ChainFeed, Share};
 pub use crate::feed::Until;
+use crate::feed::{ChainFeed, Share};
 use crate::{layout, metrics};
 
 /// How a node starts its worker child: a program and its arguments.

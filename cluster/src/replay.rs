@@ -56,7 +56,8 @@ pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Repla
         workers.is_running()?;
         std::thread::sleep(CONNECT_EVERY);
     };
-    let answers = client.ask(&Request::Digest { id: 1, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
+    let answers =
+        client.ask(&Request::Digest { id: 1, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
     match answers.into_iter().next() {
         Some(Response::Digests { tick, views, .. }) => Ok(Replayed { tick, views }),
         Some(Response::Failed { failure, .. }) => Err(Error::Engine(failure.to_string())),

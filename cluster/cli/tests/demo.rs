@@ -107,7 +107,10 @@ fn a_demo_answers_ends_and_is_rebuilt_from_its_log() {
     let demo = Demo::start(scratch.path(), &["--fleet", "12", "--rate", "500"]);
 
     // Regions talk to each other, and both ends of their connections were joined.
-    demo.sql_until("select count(distinct src_region) from region_connections where src_region not in ('local', 'unknown')", |n| n >= 6);
+    demo.sql_until(
+        "select count(distinct src_region) from region_connections where src_region not in ('local', 'unknown')",
+        |n| n >= 6,
+    );
     demo.sql_until("select count(*) from connections where seen = 'both' and src_region <> dst_region", |n| n > 50);
     demo.sql_until("select count(*) from top_talkers", |n| n > 0);
     demo.sql_until("select count(*) from utilization", |n| n > 0);
