@@ -10,22 +10,22 @@ pub enum Error {
     #[error("chain record {0}")]
     ChainRecord(String),
     /// The journal of the chain or of a log failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {why}")]
     Journal {
         /// What was attempted, on which journal.
         what: String,
         /// The journal's own reason.
-        source: weir_journal::Error,
+        why: weir_journal::Error,
     },
     /// A file or directory could not be used.
-    #[error("could not {what} {}: {source}", path.display())]
+    #[error("could not {what} {}: {why}", path.display())]
     File {
         /// What was attempted.
         what: &'static str,
         /// On which path.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The chain ends before the tick that was asked for.
     #[error("the chain ends at tick {last}, before tick {asked}: ask for {last} or earlier")]
@@ -43,7 +43,7 @@ pub enum Error {
     NodeRuns(String),
     /// Agents' side of the node.
     #[error("transport: {0}")]
-    Transport(#[from] weir_transport::Error),
+    Transport(weir_transport::Error),
     /// The engine.
     #[error("engine: {0}")]
     Engine(String),
@@ -56,12 +56,18 @@ impl Error {
     /// Wraps a journal's error with what was attempted.
     pub fn journal(what: impl Into<String>) -> impl FnOnce(weir_journal::Error) -> Self {
         let what = what.into();
-        move |source| Self::Journal { what, source }
+        move |why| Self::Journal { what, why }
     }
 
     /// Wraps an I/O error with what was attempted on which path.
     pub fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { what, path, source }
+        move |why| Self::File { what, path, why }
+    }
+}
+
+impl From<weir_transport::Error> for Error {
+    fn from(why: weir_transport::Error) -> Self {
+        Self::Transport(why)
     }
 }

@@ -195,7 +195,19 @@ pub(crate) fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> R
     }
     let mut received = Received::default();
     let mut reader = Reader::open(disk.clone(), dir, recovery.first).map_err(Error::journal(format!("reading log {name}")))?;
-    while let Some((offset, record)) = reader.next().map_err(Error::journal(format!("reading log {name}")))? {
+    loop {
+        let (offset, record) = match reader.next() {
+            Ok(Some(next)) => next,
+            Ok(None) => break,
+            // Ingest goes on behind the gap. Whoever needs the lost records reports them: the workers' feed does.
+            Err(weir_journal::Error::Gap { from, to }) => {
+                error!(log = name, from = from.0, to = to.0, "records of the log are lost");
+                metrics::log_records_lost(to.0 - from.0);
+                reader.seek(to);
+                continue;
+            }
+            Err(failed) => return Err(Error::journal(format!("reading log {name}"))(failed)),
+        };
         match StampedFrame::decode(&record).and_then(|stamped| Ok((Frame::parse(&stamped.frame)?.header, stamped.identity))) {
             Ok((header, identity)) => _ = received.judge(&identity, &header),
             Err(unreadable) => warn!(log = name, offset = offset.0, error = %unreadable, "record of the log does not decode"),

@@ -32,6 +32,11 @@ pub(crate) fn log_failed() {
     counter!("weir_ingest_log_failures_total").increment(1);
 }
 
+/// `weir_ingest_log_lost_records_total`: records of this node's log that were found broken when it was opened.
+pub(crate) fn log_records_lost(records: u64) {
+    counter!("weir_ingest_log_lost_records_total").increment(records);
+}
+
 /// `weir_chain_tick_seconds`: the last tick this node wrote, in Unix seconds. Zero on nodes that do not hold the chain.
 pub(crate) fn chain_tick(tick: u64) {
     gauge!("weir_chain_tick_seconds").set(tick as f64 / 1_000.0);
@@ -73,6 +78,7 @@ pub(crate) fn describe() {
     describe_counter!("weir_ingest_refused_frames_total", "Frames that were not accepted, by reason.");
     describe_histogram!("weir_ingest_sync_seconds", Unit::Seconds, "Time of one group commit.");
     describe_counter!("weir_ingest_log_failures_total", "Times that the log could not be written and was opened again.");
+    describe_counter!("weir_ingest_log_lost_records_total", "Records of this node's log found broken when it was opened.");
     describe_gauge!("weir_chain_tick_seconds", Unit::Seconds, "Last tick written by this node, Unix time.");
     describe_counter!("weir_chain_failures_total", "Records of the chain that could not be written.");
     describe_gauge!("weir_engine_rows", "Rows held in memory by the workers of the mesh, by relation.");

@@ -102,7 +102,7 @@ fn start_ingest(
     let dir = layout::log_dir(&config.shared_dir, &id);
     let options = Options { segment_bytes_max: config.journal.segment_bytes_max, ..Options::default() };
     let open = move || match open_log(&disk, &dir, &options) {
-        Err(Error::Journal { source: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
+        Err(Error::Journal { why: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
         opened => opened,
     };
     let (ingest, received) = Ingest::new(open, config.journal.sync_bytes_max)?;

@@ -1,6 +1,7 @@
 //! Whose address is this: what hosts said of their own addresses, over time.
 //!
-//! A host's word holds from its time until its next word. Addresses mean something inside one tenant. An address that several
+//! A host's word holds from its time until its next word. Where nobody's word holds, a first word that follows soon does: its host
+//! had the address before its agent spoke. Addresses mean something inside one tenant. An address that several
 //! hosts claim is nobody's, except for a host that claims it itself; loopback is the host's own.
 
 use std::collections::BTreeMap;
@@ -42,7 +43,9 @@ impl Addresses {
         if host.get(&at) == Some(&fact) {
             return Vec::new();
         }
-        let replaced = host.range(..at).next_back().map_or_else(Vec::new, |(_, before)| before.addresses.clone());
+        // The word before ends here; and if there is none, the word after is the host's first no more.
+        let neighbour = host.range(..at).next_back().or_else(|| host.range(at..).next());
+        let replaced = neighbour.map_or_else(Vec::new, |(_, word)| word.addresses.clone());
         for ip in &fact.addresses {
             self.claims.entry((tenant, *ip)).or_default().insert(fact.place.host_key);
         }
@@ -54,26 +57,24 @@ impl Addresses {
     }
 
     /// Who had `ip` at time `at` (`None`: has it now), as seen from `own`, the host at the other end.
-    pub fn owner(&self, ip: IpAddr, own: &Arc<Place>, at: Option<i64>) -> Option<Arc<Place>> {
+    pub fn owner(&self, ip: IpAddr, own: &Arc<Place>, at: Option<i64>, lateness: Lateness) -> Option<Arc<Place>> {
         if ip.is_loopback() {
             return Some(Arc::clone(own));
         }
         let claimants = self.claims.get(&(own.tenant_key, ip))?;
-        let holds = |host: &u64| self.in_force(*host, at).filter(|fact| fact.addresses.contains(&ip));
-        if let Some(fact) = Some(&own.host_key).filter(|host| claimants.contains(*host)).and_then(holds) {
-            return Some(Arc::clone(&fact.place));
-        }
-        if is_local(&ip) {
-            return None;
-        }
-        let mut owners = claimants.iter().filter_map(holds);
-        let owner = owners.next()?;
-        owners.next().is_none().then(|| Arc::clone(&owner.place))
+        let said = |host: &u64| self.in_force(*host, at).filter(|fact| fact.addresses.contains(&ip));
+        let Some(at) = at.filter(|_| !claimants.iter().any(|host| said(host).is_some())) else {
+            return sole_owner(&ip, own, claimants, said);
+        };
+        let reaches = at.saturating_add_unsigned(lateness.first_word_ms().saturating_mul(1_000_000));
+        let first = |host: &u64| self.hosts.get(host)?.values().next();
+        let soon = |host: &u64| first(host).filter(|fact| at < fact.time && fact.time <= reaches && fact.addresses.contains(&ip));
+        sole_owner(&ip, own, claimants, soon)
     }
 
     /// Drops words that no unsettled connection can ask for at `tick`.
     pub fn forget(&mut self, tick: u64, lateness: Lateness) {
-        let horizon = tick.saturating_sub(lateness.retention_ms).saturating_sub(lateness.skew_ms);
+        let horizon = tick.saturating_sub(lateness.hold_ms());
         let mut stale = Vec::new();
         for (host, facts) in &mut self.hosts {
             while facts.keys().nth(1).is_some_and(|(next, _)| millis(*next) < horizon) {
@@ -104,9 +105,30 @@ impl Addresses {
     }
 }
 
+/// The one of `claimants` whose word holds, or `own` when it is among several.
+fn sole_owner<'a>(
+    ip: &IpAddr,
+    own: &Arc<Place>,
+    claimants: &HashSet<u64, FixedState>,
+    holds: impl Fn(&u64) -> Option<&'a AddressFact>,
+) -> Option<Arc<Place>> {
+    if let Some(fact) = Some(&own.host_key).filter(|host| claimants.contains(*host)).and_then(&holds) {
+        return Some(Arc::clone(&fact.place));
+    }
+    if is_local(ip) {
+        return None;
+    }
+    let mut owners = claimants.iter().filter_map(holds);
+    let owner = owners.next()?;
+    owners.next().is_none().then(|| Arc::clone(&owner.place))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A first word reaches 1 ms back.
+    const LATENESS: Lateness = Lateness { retention_ms: 10, skew_ms: 1 };
 
     fn place(tenant: &str, host: &str) -> Arc<Place> {
         Arc::new(Place::new(tenant.into(), "r".into(), host.into()))
@@ -118,7 +140,7 @@ mod tests {
     }
 
     fn check(table: &Addresses, ip: &str, own: &str, at: Option<i64>, expected: Option<&str>) {
-        let owner = table.owner(ip.parse().unwrap(), &place("t", own), at);
+        let owner = table.owner(ip.parse().unwrap(), &place("t", own), at, LATENESS);
         assert_eq!(owner.as_ref().map(|place| &*place.host), expected, "{ip} from {own} at {at:?}");
     }
 
@@ -128,7 +150,9 @@ mod tests {
         assert_eq!(table.learn(fact("t", "a", 10, &["10.0.0.1"])).len(), 1);
         assert!(table.learn(fact("t", "a", 10, &["10.0.0.1"])).is_empty());
         table.learn(fact("t", "a", 20, &["10.0.0.2"]));
-        check(&table, "10.0.0.1", "z", Some(9), None);
+        check(&table, "10.0.0.1", "z", Some(-1_000_000), None);
+        check(&table, "10.0.0.1", "z", Some(9), Some("a"));
+        check(&table, "10.0.0.2", "z", Some(9), None);
         check(&table, "10.0.0.1", "z", Some(10), Some("a"));
         check(&table, "10.0.0.1", "z", Some(20), None);
         check(&table, "10.0.0.2", "z", None, Some("a"));
@@ -155,7 +179,7 @@ mod tests {
         let ms = 1_000_000;
         table.learn(fact("t", "a", 10 * ms, &["10.0.0.1"]));
         table.learn(fact("t", "a", 20 * ms, &["10.0.0.2"]));
-        table.forget(1_000, Lateness { retention_ms: 10, skew_ms: 1 });
+        table.forget(1_000, LATENESS);
         check(&table, "10.0.0.1", "z", Some(15 * ms), None);
         check(&table, "10.0.0.2", "z", Some(25 * ms), Some("a"));
         assert_eq!(table.claims.len(), 1);

@@ -238,7 +238,7 @@ impl End {
 
     /// The last tick at which something admitted may still change what this end is joined with; `None` while it is open.
     pub fn settles_at(&self, lateness: Lateness) -> Option<u64> {
-        self.closed.map(|closed| millis(closed).saturating_add(lateness.retention_ms).saturating_add(lateness.skew_ms))
+        self.closed.map(|closed| millis(closed).saturating_add(lateness.hold_ms()))
     }
 }
 
@@ -311,6 +311,17 @@ impl Lateness {
     /// The skew in nanoseconds.
     pub fn skew_ns(&self) -> i64 {
         i64::try_from(self.skew_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+    }
+
+    /// How far back in time a host's first word of its addresses reaches: a tenth of R, a minute by default. An agent speaks some
+    /// time after its host has its addresses, and short connections end before that.
+    pub fn first_word_ms(&self) -> u64 {
+        self.retention_ms / 10
+    }
+
+    /// Milliseconds after its end for which what a connection is joined with may still change.
+    pub fn hold_ms(&self) -> u64 {
+        self.retention_ms.saturating_add(self.skew_ms.max(self.first_word_ms()))
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Promise: the sum of the rows told up to a closed tick is a function of the set of events admitted up to it. A row is
 //! corrected as `−old, +new`. Nothing is retracted for its age: state is dropped silently when nothing admitted can change it
-//! any more (closed, and the tick is beyond closed + R + skew), so totals can be summed over these rows for ever.
+//! any more (closed, and the tick is beyond closed + hold, see `Lateness`), so totals can be summed over these rows for ever.
 //!
 //! The logic is in pure structs ([`Fold`], [`Meet`], [`Resolve`]); `operators.rs` gives them to timely.
 

@@ -60,11 +60,11 @@ pub(super) fn rows(heard: &[&Heard], facts: &[&Told], lateness: Lateness) -> Vec
             }
             (Some(_), Side::Server) => continue,
             (None, Side::Client) => {
-                let missing = owner(facts, end, end.tuple.dst);
+                let missing = owner(facts, end, end.tuple.dst, lateness);
                 Connection::new(Ends::Src { client: end, missing: missing.as_ref() }, nth[place], lateness)
             }
             (None, Side::Server) => {
-                let missing = owner(facts, end, end.tuple.src);
+                let missing = owner(facts, end, end.tuple.src, lateness);
                 Connection::new(Ends::Dst { server: end, missing: missing.as_ref() }, nth[place], lateness)
             }
         };
@@ -215,28 +215,31 @@ fn by_tuple(ends: &[End], alone: &[usize], lateness: Lateness) -> Vec<(usize, us
     pairs.iter().filter(only).copied().collect()
 }
 
-/// Who had an address when the end closed (or has it now).
-fn owner(facts: &[&Told], end: &End, ip: std::net::IpAddr) -> Option<Arc<Actor>> {
+/// Who had an address when the end closed (or has it now): by the words said until then, else by first words soon after.
+fn owner(facts: &[&Told], end: &End, ip: std::net::IpAddr, lateness: Lateness) -> Option<Arc<Actor>> {
     let own = &end.actor.place;
     let nobody = |place: &Arc<Place>| Some(Arc::new(Actor::nobody(Arc::clone(place))));
     if ip.is_loopback() {
         return nobody(own);
     }
-    let mut words: BTreeMap<u64, &AddressFact> = BTreeMap::new();
-    for told in facts {
-        let fact = &told.fact;
-        let counts = fact.place.tenant == own.tenant && end.closed.is_none_or(|closed| fact.time <= closed);
-        let newer = words.get(&fact.place.host_key).is_none_or(|known| (known.time, known.id) < (fact.time, fact.id));
-        if counts && newer {
-            words.insert(fact.place.host_key, fact);
-        }
+    let ours = facts.iter().map(|told| &told.fact).filter(|fact| fact.place.tenant == own.tenant);
+    let mut hosts: BTreeMap<u64, BTreeMap<(i64, u64), &AddressFact>> = BTreeMap::new();
+    for fact in ours {
+        hosts.entry(fact.place.host_key).or_default().insert((fact.time, fact.id), fact);
     }
-    let owners: Vec<&Arc<Place>> = words.values().filter(|fact| fact.addresses.contains(&ip)).map(|fact| &fact.place).collect();
-    if owners.iter().any(|place| place.host_key == own.host_key) {
+    let until = end.closed.unwrap_or(i64::MAX);
+    let said = hosts.values().filter_map(|words| words.range(..=(until, u64::MAX)).next_back().map(|(_, fact)| *fact));
+    let mut owners: Vec<&AddressFact> = said.filter(|fact| fact.addresses.contains(&ip)).collect();
+    if owners.is_empty() {
+        let reaches = until.saturating_add(lateness.first_word_ms() as i64 * 1_000_000);
+        let first = hosts.values().filter_map(|words| words.values().next().copied());
+        owners = first.filter(|fact| until < fact.time && fact.time <= reaches && fact.addresses.contains(&ip)).collect();
+    }
+    if owners.iter().any(|fact| fact.place.host_key == own.host_key) {
         return nobody(own);
     }
     match owners.as_slice() {
-        [one] if !is_local(&ip) => nobody(one),
+        [one] if !is_local(&ip) => nobody(&one.place),
         _ => None,
     }
 }

@@ -144,7 +144,7 @@ impl Resolve {
 
     /// Who is at the other end of `end`, by its address. Keeps `known` where it is the same.
     fn missing(&self, end: &End, known: Option<Arc<Actor>>) -> Option<Arc<Actor>> {
-        let place = self.addresses.owner(missing_ip(end), &end.actor.place, end.closed)?;
+        let place = self.addresses.owner(missing_ip(end), &end.actor.place, end.closed, self.lateness)?;
         known.filter(|known| known.place == place).or_else(|| Some(Arc::new(Actor::nobody(place))))
     }
 

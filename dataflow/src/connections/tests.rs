@@ -295,7 +295,7 @@ fn run(world: &World, workers: usize, each_tick: bool, repeat: bool) -> Vec<Conn
             assert_same(&mesh.rows(), &rows(&heard, &facts, LATENESS), tick);
         }
     }
-    let far = last + 2 * (LATENESS.retention_ms + LATENESS.skew_ms) + TICK_MS;
+    let far = last + 2 * LATENESS.hold_ms() + TICK_MS;
     mesh.advance(far, Vec::new(), Vec::new());
     let settled = mesh.rows();
     assert_same(&settled, &rows(&heard, &facts, LATENESS), far);
