@@ -165,6 +165,7 @@ INL u32 walk_into(u8 *to, struct scratch *s, struct path *path, u32 *cut, u32 *b
 }
 
 #include "process.h"
+#include "nested.h"
 #include "tcp.h"
 #include "file.h"
 #include "cgroup.h"

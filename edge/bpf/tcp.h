@@ -119,22 +119,20 @@ INL void closed(struct sock *sk, u64 key, int old)
 	if (known) bpf_map_delete_elem(&SOCKETS, &key);
 }
 
-SEC("tp_btf/inet_sock_set_state") int on_state(u64 *ctx)
+INL void change(struct sock *sk, int old, int now)
 {
-	struct sock *sk = (void *)ctx[0];
-	int old = ctx[1], now = ctx[2];
 	u64 key = (u64)sk;
-	if (sk->sk_protocol != IPPROTO_TCP) return 0;
+	if (sk->sk_protocol != IPPROTO_TCP) return;
 	if (now == SYN_SENT) begin(sk, key, ROLE_CLIENT);
 	if (now == LISTEN) begin(sk, key, ROLE_LISTENER);
 	if (now == CLOSED) closed(sk, key, old);
-	if (now != ESTABLISHED) return 0;
+	if (now != ESTABLISHED) return;
 
 	struct owned *known = bpf_map_lookup_elem(&SOCKETS, &key);
 	if (known && (old == SYN_SENT || connecting(known))) {
 		established(&known->conn, sk);
 		tell(sk, OP_CONNECT, known);
-		return 0;
+		return;
 	}
 	struct owned o = {};
 	o.conn.cookie = bpf_get_socket_cookie(sk);
@@ -142,6 +140,27 @@ SEC("tp_btf/inet_sock_set_state") int on_state(u64 *ctx)
 	established(&o.conn, sk);
 	if (old == SYN_SENT) tell(sk, OP_CONNECT, &o);
 	bpf_map_update_elem(&SOCKETS, &key, &o, BPF_ANY); /* a server end is told when a process accepts it */
+}
+
+SEC("tp_btf/inet_sock_set_state") int on_state(u64 *ctx)
+{
+	if (note(ctx)) change((void *)ctx[0], ctx[1], ctx[2]);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state") int on_state_nested(u64 *ctx)
+{
+	struct notes *n = notes();
+	if (!n || tear(n, ctx) || twins() != TWINS_ON) return 0;
+	n->nested++;
+	change((void *)ctx[0], ctx[1], ctx[2]);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state") int on_state_after(u64 *ctx)
+{
+	struct notes *n = notes();
+	if (n) tear(n, ctx);
 	return 0;
 }
 
@@ -179,15 +198,20 @@ SEC("tracepoint/syscalls/sys_exit_accept4") int x_accept(struct sys_exit *ctx)
 	u64 key = (u64)sk;
 	u8 state = CLOSED;
 	if (!sk) return 0;
-	struct owned *known = bpf_map_lookup_elem(&SOCKETS, &key);
-	if (known) {
-		describe(&known->who, bpf_get_current_task_btf());
-		known->conn.flags |= ACCEPTED;
-		tell(sk, OP_ACCEPT, known);
-		return 0;
-	}
-	struct owned o = {};
+	struct owned *known = bpf_map_lookup_elem(&SOCKETS, &key), o = {};
 	describe(&o.who, bpf_get_current_task_btf());
+	if (known) {
+		o.conn = known->conn;
+		/* The peer may have closed it on another cpu meanwhile: then the place is another connection's by now. */
+		if (bpf_map_lookup_elem(&SOCKETS, &key) == known) {
+			known->who = o.who;
+			known->conn.flags |= ACCEPTED;
+			o.conn.flags |= ACCEPTED;
+			tell(sk, OP_ACCEPT, &o);
+			return 0;
+		}
+		__builtin_memset(&o.conn, 0, sizeof(o.conn));
+	}
 	READ(o.conn.cookie, sk, __sk_common.skc_cookie);
 	READ(state, sk, __sk_common.skc_state);
 	o.conn.role = ROLE_SERVER;

@@ -14,7 +14,7 @@ use crate::probe::Dropped;
 pub enum Reason {
     /// The ring between kernel and agent had no room.
     RingFull,
-    /// The kernel skipped a hook because another of ours was interrupted on that CPU.
+    /// The kernel skipped a hook because a program was already at work on that CPU, and no other program stood in.
     KernelSkipped,
     /// A kernel record could not be decoded.
     Undecoded,
@@ -80,7 +80,7 @@ impl Losses {
             self.add(class, Reason::RingFull, now.saturating_sub(old));
         }
         self.add("any", Reason::KernelSkipped, now.skipped.saturating_sub(old.skipped));
-        // `skipped` is read at the end only; in between it is zero and must not be forgotten.
+        // Read while calls go on, `skipped` may fall a little behind for a moment: what is told once must not be told again.
         self.kernel.skipped = now.skipped.max(old.skipped);
     }
 

@@ -23,6 +23,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_process_of_many_threads_exits_once", a_process_of_many_threads_exits_once),
     ("a_hundred_connections_are_seen_from_both_ends", a_hundred_connections_are_seen_from_both_ends),
     ("a_storm_of_connections_is_read_to_the_last", a_storm_of_connections_is_read_to_the_last),
+    ("changes_of_state_inside_others_are_told", changes_of_state_inside_others_are_told),
     ("both_families_and_their_mixture_mirror", both_families_and_their_mixture_mirror),
     ("a_connection_that_nobody_accepts_says_so", a_connection_that_nobody_accepts_says_so),
     ("a_refused_connect_says_why", a_refused_connect_says_why),
@@ -203,6 +204,42 @@ fn a_storm_of_connections_is_read_to_the_last() -> Result<(), Skip> {
     let missing = (4 * MADE - (read.0 + read.1 + read.2)) as u64;
     assert!(missing <= dropped.tcp + dropped.skipped, "{missing} of {} missing, {dropped:?}", 4 * MADE);
     assert!(missing > 0 || read == (MADE, MADE, 2 * MADE), "{read:?}");
+    Ok(())
+}
+
+/// Both ends are here and two threads are busy: softirqs change states while a program is at work on another socket's.
+fn changes_of_state_inside_others_are_told() -> Result<(), Skip> {
+    const MADE: usize = 10_000;
+    let mut lab = Lab::new(Options { ring_bytes: 32 << 20, ..all() })?;
+    let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback")).collect();
+    let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect();
+    let mut busy = Vec::new();
+    for (listener, port) in listeners.into_iter().zip(ports.clone()) {
+        busy.push(std::thread::spawn(move || {
+            for i in 0..MADE {
+                let client = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+                if i % 2 == 0 {
+                    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("a socket");
+                }
+            }
+        }));
+        busy.push(std::thread::spawn(move || (0..MADE).for_each(|_| drop(listener.accept().expect("a client")))));
+    }
+    let told = |events: &[RawEvent], op| -> Vec<usize> { ports.iter().map(|port| tcp(events, *port, op).len()).collect() };
+    while busy.iter().any(|thread| !thread.is_finished()) {
+        lab.read();
+    }
+    busy.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    // What was dropped under way is sent again later: the last closes may take a while.
+    lab.until(|events| told(events, TcpOp::Close).iter().sum::<usize>() >= 4 * MADE);
+    lab.settle();
+    let nested = lab.probe.programs().iter().find(|p| p.program == "on_state").map(|p| p.skipped);
+    let (events, dropped) = lab.finish();
+    assert_eq!((dropped.tcp, dropped.skipped), (0, 0), "nothing of ours is lost");
+    assert_eq!(told(&events, TcpOp::Connect), [MADE, MADE]);
+    assert_eq!(told(&events, TcpOp::Accept), [MADE, MADE]);
+    assert_eq!(told(&events, TcpOp::Close), [2 * MADE, 2 * MADE], "each end once");
+    say(&format!("     {} changes came inside others", nested.unwrap_or(0)));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::decode::{self, DecodeError};
+use super::nested::{self, Nested};
 use super::raw::{RawEvent, Who};
 use super::ring::{Dropped, Ring};
 use super::tracefs::Tracefs;
@@ -79,7 +80,7 @@ pub struct Report {
 /// What became of one hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookState {
-    /// Kernel's name of it, such as `sched_process_exec`.
+    /// Kernel's name of it, such as `sched_process_exec`; with the part in brackets where a second program serves it.
     pub name: &'static str,
     /// It delivers.
     pub attached: bool,
@@ -133,6 +134,8 @@ pub struct Probe {
     tracepoints: Vec<OwnedFd>,
     iterators: Vec<&'static str>,
     ring: Ring,
+    /// Nothing only while loading.
+    nested: Option<Nested>,
 }
 
 impl Probe {
@@ -145,17 +148,18 @@ impl Probe {
         let ring = ring(&mut ebpf)?;
         prefixes(&mut ebpf, &options.open)?;
 
-        let mut probe = Self { ebpf, tracepoints: Vec::new(), iterators: Vec::new(), ring };
+        let mut probe = Self { ebpf, tracepoints: Vec::new(), iterators: Vec::new(), ring, nested: None };
         let mut report = Report::default();
         let tracefs = Tracefs::open();
         for hook in HOOKS.iter().filter(|hook| wanted(hook, options)) {
             let why = probe.attach(hook, &btf, &tracefs).err();
-            report.hooks.push(HookState { name: hook.name, attached: why.is_none(), why });
+            report.hooks.push(HookState { name: hook.label, attached: why.is_none(), why });
         }
         if report.hooks.iter().all(|hook| !hook.attached) {
             let why = report.hooks.first().and_then(|hook| hook.why.clone());
             return Err(Unavailable::Refused(why.unwrap_or_else(|| "no hook is switched on".to_owned())));
         }
+        probe.nested = Some(Nested::start(&mut probe.ebpf, &report).map_err(|e| Unavailable::Refused(chain(&e)))?);
         drop(btf);
         give_back();
         Ok((probe, report))
@@ -179,13 +183,25 @@ impl Probe {
         Ok(decode::sockets(&self.iterate("it_tcp")?)?)
     }
 
-    /// Everything lost until now: records that found no room and calls that were skipped. Reads one small file per program.
+    /// Everything lost until now: records that found no room and calls that were skipped and that no twin made good. Reads one
+    /// small file per program.
     pub fn dropped(&self) -> Result<Dropped, ReadError> {
-        let skipped = self.programs().iter().map(|program| program.skipped).sum();
+        let skipped = self.skipped()?;
         self.ring.dropped().map(|dropped| Dropped { skipped, ..dropped })
     }
 
-    /// Calls that the kernel skipped because another program of ours was interrupted on that cpu, and calls and nanoseconds where
+    fn skipped(&self) -> Result<u64, ReadError> {
+        let (mut skipped, mut missed) = (0, 0);
+        for program in self.programs().iter().filter(|program| !nested::is_spare(&program.program)) {
+            let count = if program.program == nested::CHAIN[0] { &mut missed } else { &mut skipped };
+            *count += program.skipped;
+        }
+        let made_good = self.nested.as_ref().map_or(Ok(0), Nested::count);
+        let made_good = made_good.map_err(|e| ReadError::Refused { what: "nested calls", why: e.to_string() })?;
+        Ok(skipped + nested::lost(missed, made_good))
+    }
+
+    /// Calls that the kernel skipped, whether a twin made them good or not, and calls and nanoseconds where
     /// `kernel.bpf_stats_enabled` is 1: one row per program.
     pub fn programs(&self) -> Vec<ProgramStats> {
         self.ebpf.programs().filter_map(|(name, program)| stats(name, program)).collect()
@@ -193,7 +209,7 @@ impl Probe {
 
     /// Detaches, hands out what is still on the ring, then counts what was dropped: after this nothing can come any more.
     pub fn finish(self, sink: impl FnMut(Result<RawEvent, DecodeError>)) -> Result<Dropped, ReadError> {
-        let skipped = self.programs().iter().map(|program| program.skipped).sum();
+        let skipped = self.skipped()?;
         let Self { ebpf, tracepoints, mut ring, .. } = self;
         drop(tracepoints);
         drop(ebpf);
@@ -252,7 +268,7 @@ pub struct ProgramStats {
     pub calls: u64,
     /// Nanoseconds in those calls.
     pub ns: u64,
-    /// Calls that did not happen because one of our programs was already running on that cpu.
+    /// Calls that did not happen because the program was already at work on that cpu, or, on system calls, any was.
     pub skipped: u64,
 }
 
@@ -361,16 +377,24 @@ enum Group {
 struct Hook {
     program: &'static str,
     name: &'static str,
+    label: &'static str,
     group: Group,
 }
 
 const fn hook(program: &'static str, name: &'static str, group: Group) -> Hook {
-    Hook { program, name, group }
+    Hook { program, name, label: name, group }
+}
+
+const fn spare(program: &'static str, name: &'static str, label: &'static str) -> Hook {
+    Hook { program, name, label, group: Group::Network }
 }
 
 /// What is attached where; some programs serve several system calls. The state of sockets is hooked first: a connect must find its owner kept.
+/// Programs on one tracepoint run in the order in which they are attached.
 const HOOKS: &[Hook] = &[
-    hook("on_state", "inet_sock_set_state", Group::Network),
+    hook(nested::CHAIN[0], "inet_sock_set_state", Group::Network),
+    spare(nested::CHAIN[1], "inet_sock_set_state", nested::LABELS[0]),
+    spare(nested::CHAIN[2], "inet_sock_set_state", nested::LABELS[1]),
     hook("x_accept", "sys_exit_accept", Group::Network),
     hook("x_accept", "sys_exit_accept4", Group::Network),
     hook("e_connect", "sys_enter_connect", Group::Network),

@@ -6,6 +6,7 @@
 
 pub mod decode;
 pub mod load;
+mod nested;
 pub mod procfs;
 pub mod raw;
 pub mod ring;

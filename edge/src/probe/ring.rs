@@ -35,8 +35,8 @@ pub struct Dropped {
     pub open: u64,
     /// Cgroup records.
     pub cgroup: u64,
-    /// Calls of any hook that the kernel skipped because a program of ours was interrupted on that cpu. `Ring` cannot see
-    /// it: `Probe::dropped` and `Probe::finish` fill it.
+    /// Calls of any hook that the kernel skipped and that no twin made good. `Ring` cannot see it: `Probe::dropped` and
+    /// `Probe::finish` fill it.
     pub skipped: u64,
 }
 

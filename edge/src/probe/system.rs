@@ -1,4 +1,4 @@
-//! What only a system call tells: interface addresses, clocks, a cgroup's directory by its kernel id.
+//! What takes a system call: interface addresses, clocks, a cgroup's directory by its kernel id, a wait for every cpu.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -72,6 +72,13 @@ fn clock_ns(clock: libc::clockid_t) -> u64 {
     // SAFETY: `time` is a valid place to write to; both clocks exist on every kernel we run on.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Waits until every cpu has left what it was at in the kernel with preemption off, such as an event of a tracepoint. False where
+/// the kernel cannot (`nohz_full`).
+pub(super) fn wait_for_every_cpu() -> bool {
+    // SAFETY: membarrier takes three plain numbers and no pointer.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
 }
 
 /// `struct file_handle` with room for a kernfs id.
