@@ -71,9 +71,10 @@ async fn watched(what: &str, count: u32) -> anyhow::Result<Watched> {
     }
     let work_us = child.await??;
     let agent_us = used_us(libc::RUSAGE_SELF) - before;
+    let skipped: Vec<_> = probe.programs().into_iter().filter(|p| p.skipped > 0).map(|p| (p.program, p.skipped)).collect();
     let dropped = probe.finish(|_| read += 1)?;
     if dropped.skipped > 0 {
-        say(&format!("{name}: {} calls were skipped and not made good", dropped.skipped))?;
+        say(&format!("{name}: {} calls were skipped and not made good, of {skipped:?}", dropped.skipped))?;
     }
     anyhow::ensure!(dropped.total() == dropped.skipped, "{name}: {dropped:?} of {read} dropped");
     Ok(Watched { work_us, agent_us })
