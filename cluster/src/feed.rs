@@ -169,3 +169,71 @@ impl LogFault {
 /// Ticks that are read before the worker has taken them.
 const TICKS_AHEAD_MAX: usize = 64;
 const POLL: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use weir_dataflow::ViewSettings;
+    use weir_journal::{Journal, Options, RealDisk};
+    use weir_schema::{AgentIdentity, Name};
+
+    use super::*;
+    use crate::holder::Holder;
+
+    fn stamped(number: u8) -> StampedFrame {
+        let name = |text| Name::new(text).unwrap();
+        let identity = AgentIdentity { tenant: name("t"), region: name("r"), agent: name("a") };
+        StampedFrame { identity, received_ms: 7, frame: vec![number; 100] }
+    }
+
+    fn ticks(shared: &Path, share: Share, until: u64) -> Vec<Tick> {
+        let mut feed = ChainFeed::start(Arc::new(RealDisk), shared, share, Until::Tick(until));
+        let mut ticks = Vec::new();
+        loop {
+            match feed.poll() {
+                FeedStep::Tick(tick) => ticks.push(tick),
+                FeedStep::Idle => std::thread::yield_now(),
+                FeedStep::Ended => return ticks,
+                FeedStep::Failed(why) => panic!("{why}"),
+            }
+        }
+    }
+
+    fn numbers(tick: &Tick) -> Vec<(u32, u64, u8)> {
+        tick.frames.iter().map(|arrived| (arrived.log, arrived.offset, arrived.stamped.frame[0])).collect()
+    }
+
+    #[test]
+    fn a_tick_brings_its_commands_and_exactly_the_bytes_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let open = |node: &str| {
+            let dir = layout::log_dir(shared, &Name::new(node).unwrap());
+            Journal::open(disk.clone(), &dir, Options::default()).unwrap().0
+        };
+        let (mut first, mut second) = (open("n1"), open("n2"));
+        first.append(&stamped(1).encode()).unwrap();
+        first.sync().unwrap();
+        let settings = ViewSettings::default();
+        let mut holder = Holder::take(disk.clone(), shared, settings, 1_000).unwrap().unwrap();
+        assert!(Holder::take(disk.clone(), shared, settings, 1_000).unwrap().is_none(), "the chain has one holder");
+        holder.step(0).unwrap();
+        first.append(&stamped(2).encode()).unwrap();
+        second.append(&stamped(3).encode()).unwrap();
+        second.sync().unwrap();
+        // Record 2 of the first log is appended and not synced: the chain may not name it yet.
+        let last = holder.step(100).unwrap();
+
+        let whole = ticks(shared, Share { worker: 0, workers: 1 }, last);
+        assert_eq!(whole.iter().map(numbers).collect::<Vec<_>>(), [vec![(0, 0, 1)], vec![(1, 0, 3)]]);
+        assert_eq!(whole[0].commands, [EngineCommand::Configure(settings)]);
+        let shares: Vec<_> = (0..2).map(|worker| ticks(shared, Share { worker, workers: 2 }, last)).collect();
+        assert_eq!(shares[0].iter().map(numbers).collect::<Vec<_>>(), [vec![(0, 0, 1)], vec![]]);
+        assert_eq!(shares[1].iter().map(numbers).collect::<Vec<_>>(), [vec![], vec![(1, 0, 3)]]);
+        assert_eq!(ticks(shared, Share { worker: 0, workers: 1 }, last - 1).len(), 1, "a replay ends at its tick");
+
+        drop(holder);
+        let mut again = Holder::take(disk, shared, settings, 0).unwrap().unwrap();
+        assert!(again.step(0).unwrap() > last, "ticks rise over a restart, whatever the wall clock says");
+    }
+}

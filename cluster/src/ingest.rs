@@ -219,3 +219,38 @@ pub(crate) fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> R
 /// Frames per lane whose content is remembered to tell a resend from a forgery.
 const CONTENTS_PER_LANE_MAX: usize = 1_024;
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use weir_schema::{BatchBuilder, Event, Host, Kind, Name};
+
+    use super::*;
+
+    fn frame(first: u64, events: usize, time: i64) -> FrameHeader {
+        let mut builder = BatchBuilder::new(Arc::new(Host::default()), Epoch(1), Lane::Network, Seq(first));
+        for _ in 0..events {
+            builder.push(&Event { time, kind: Kind::Connect, ..Event::default() }).unwrap();
+        }
+        builder.finish().unwrap().header
+    }
+
+    fn agent(name: &str) -> AgentIdentity {
+        AgentIdentity { tenant: Name::new("t").unwrap(), region: Name::new("r").unwrap(), agent: Name::new(name).unwrap() }
+    }
+
+    #[test]
+    fn a_frame_is_new_once_and_its_key_takes_no_other_content() {
+        let mut received = Received::default();
+        let (one, two) = (agent("one"), agent("two"));
+        assert_eq!(received.judge(&one, &frame(0, 3, 5)), Verdict::New);
+        assert_eq!(received.judge(&one, &frame(0, 3, 5)), Verdict::Duplicate);
+        assert_eq!(received.judge(&one, &frame(0, 3, 6)), Verdict::Conflict);
+        assert_eq!(received.judge(&two, &frame(0, 3, 6)), Verdict::New, "another agent has seqs of its own");
+        assert_eq!(received.judge(&one, &frame(9, 1, 5)), Verdict::New, "a gap is no reason to refuse");
+        let lanes = received.of(&one, Epoch(1));
+        assert_eq!(lanes.len(), 1);
+        assert!(lanes[0].1.contains(Seq(0)..Seq(3)) && lanes[0].1.contains(Seq(9)..Seq(10)));
+        assert!(!lanes[0].1.contains(Seq(3)..Seq(4)));
+        assert!(received.of(&one, Epoch(2)).is_empty());
+    }
+}
