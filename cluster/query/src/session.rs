@@ -46,6 +46,17 @@ pub(crate) struct Answer {
     pub(crate) tick: Option<u64>,
     /// What they may lack.
     pub(crate) completeness: Option<Completeness>,
+    /// What a person should be told beside the rows.
+    pub(crate) note: Option<String>,
+}
+
+/// What to say of tails that have forgotten rows.
+fn note(wanted: &[tables::Wanted], completeness: &Completeness) -> Option<String> {
+    let tails: Vec<&str> = wanted.iter().map(|wanted| wanted.info).filter(|info| !info.standing).map(|info| info.name).collect();
+    let forgotten = completeness.forgotten_rows;
+    let say =
+        || format!("{} older rows of events and samples are not kept yet: {} holds the latest only", forgotten, tails.join(", "));
+    (forgotten > 0 && !tails.is_empty()).then(say)
 }
 
 /// A planned query, not yet read or run.
@@ -109,7 +120,7 @@ impl Engine {
         // The plan was made over another, empty snapshot: put this query's tables in its scans.
         let plan = tables::rebind(plan, &slot)?;
         let optimised = state.optimize(&plan)?;
-        let (mut tick, mut completeness) = (None, None);
+        let (mut tick, mut completeness, mut told) = (None, None, None);
         if !matches!(optimised, LogicalPlan::Explain(_)) {
             let wanted = wanted(&optimised)?;
             let mut reads = Vec::new();
@@ -117,6 +128,7 @@ impl Engine {
                 let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
                 let asked = wanted.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
                 let snapshot = self.live.peek(At::Latest, asked).await?;
+                told = note(&wanted, &snapshot.completeness);
                 (tick, completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
                 reads = snapshot.reads;
             }
@@ -130,7 +142,7 @@ impl Engine {
             return Err(SqlError::new(error::OUT_OF_MEMORY, format!("the answer has {bytes} bytes"))
                 .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
         }
-        Ok(Answer { schema, batches, tick, completeness })
+        Ok(Answer { schema, batches, tick, completeness, note: told })
     }
 
     /// All rows of one relation, for HTTP.
@@ -149,7 +161,7 @@ impl Engine {
             batches.push(batch.slice(0, rows));
         }
         let schema = Arc::clone(&info.schema);
-        Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness) })
+        Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness), note: None })
     }
 
     /// What this server knows by itself.
@@ -179,7 +191,7 @@ impl Engine {
         };
         let arrays = columns.into_iter().map(|values| Arc::new(StringArray::from(values)) as _).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(datafusion::error::DataFusionError::from)?;
-        Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None })
+        Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None, note: None })
     }
 
     async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
@@ -187,7 +199,7 @@ impl Engine {
         let tick = Int64Array::from(vec![frontier.closed.and_then(|tick| i64::try_from(tick).ok())]);
         let batch =
             RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(tick)]).map_err(datafusion::error::DataFusionError::from)?;
-        Ok(Answer { schema, batches: vec![batch], tick: frontier.closed, completeness: None })
+        Ok(Answer { schema, batches: vec![batch], tick: frontier.closed, completeness: None, note: None })
     }
 
     /// A state of its own for one query: fresh tables, a memory pool, the shared functions.

@@ -151,15 +151,21 @@ impl Handler {
         prepared: &Prepared,
         parameters: Option<datafusion::common::ParamValues>,
         format: &Format,
-    ) -> Result<Response, SqlError> {
-        Ok(match (&prepared.statement, &prepared.planned) {
+    ) -> Result<(Response, Option<String>), SqlError> {
+        let mut note = None;
+        let response = match (&prepared.statement, &prepared.planned) {
             (Statement::Show(show), _) => rows(&self.engine.show(show).await?, format, Self::tag(show))?,
-            (_, Some(planned)) => rows(&self.engine.run(planned, parameters).await?, format, "SELECT")?,
+            (_, Some(planned)) => {
+                let answer = self.engine.run(planned, parameters).await?;
+                note.clone_from(&answer.note);
+                rows(&answer, format, "SELECT")?
+            }
             (Statement::Begin, _) => Response::TransactionStart(Tag::new("BEGIN")),
             (Statement::End(tag), _) => Response::TransactionEnd(Tag::new(tag)),
             (Statement::Accepted(tag), _) => Response::Execution(Tag::new(tag)),
             (Statement::Query(_), None) => return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned")),
-        })
+        };
+        Ok((response, note))
     }
 
     fn tag(_: &Show) -> &'static str {
@@ -186,9 +192,11 @@ fn rows(answer: &Answer, format: &Format, tag: &str) -> Result<Response, SqlErro
 
 #[async_trait]
 impl SimpleQueryHandler for Handler {
-    async fn do_query<C>(&self, _client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
+    async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
     where
-        C: ClientInfo + Unpin + Send + Sync,
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<C::Error>,
     {
         let mut responses = Vec::new();
         for statement in parse(query).map_err(told)? {
@@ -197,7 +205,10 @@ impl SimpleQueryHandler for Handler {
                 Err(error) => Err(error),
             };
             match answered {
-                Ok(response) => responses.push(response),
+                Ok((response, note)) => {
+                    tell(client, note).await?;
+                    responses.push(response);
+                }
                 // What came before stands; what comes after is not run.
                 Err(error) => {
                     responses.push(Response::Error(Box::new(info(error))));
@@ -218,16 +229,20 @@ impl ExtendedQueryHandler for Handler {
         Arc::new(Parser { engine: self.engine.clone() })
     }
 
-    async fn do_query<C>(&self, _client: &mut C, portal: &Portal<Self::Statement>, _max_rows: usize) -> PgWireResult<Response>
+    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Self::Statement>, _max_rows: usize) -> PgWireResult<Response>
     where
-        C: ClientInfo + Unpin + Send + Sync,
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<C::Error>,
     {
         let prepared = &portal.statement.statement;
         let parameters = match &prepared.planned {
             Some(planned) => parameters::values(portal, &planned.plan)?,
             None => None,
         };
-        self.execute(prepared, parameters, &portal.result_column_format).await.map_err(told)
+        let (response, note) = self.execute(prepared, parameters, &portal.result_column_format).await.map_err(told)?;
+        tell(client, note).await?;
+        Ok(response)
     }
 }
 
@@ -260,6 +275,19 @@ impl QueryParser for Parser {
         let text = Format::UnifiedText;
         Ok(stmt.schema().map_or_else(Vec::new, |schema| encode::fields(&schema, format.unwrap_or(&text))))
     }
+}
+
+/// Sends a notice ahead of the rows.
+async fn tell<C>(client: &mut C, note: Option<String>) -> PgWireResult<()>
+where
+    C: Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+    PgWireError: From<C::Error>,
+{
+    if let Some(note) = note {
+        let info = ErrorInfo::new("NOTICE".into(), "00000".into(), note);
+        client.feed(PgWireBackendMessage::NoticeResponse(info.into())).await?;
+    }
+    Ok(())
 }
 
 fn info(error: SqlError) -> ErrorInfo {
