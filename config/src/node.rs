@@ -114,8 +114,6 @@ numbers! {
 numbers! {
     /// The node's log: when it is synced and how it is cut.
     JournalLimits (RawJournalLimits) in "journal" {
-        /// Milliseconds that a frame waits for others to be synced with it. A sync costs 1 to 4 ms whatever its size.
-        sync_ms_max: u64 = 2 in 0 ..= 1000;
         /// Bytes gathered before a sync is made at once.
         sync_bytes_max: usize = 4194304 in 65536 ..= 67108864;
         /// Bytes of a segment: the least that can be forgotten.

@@ -97,10 +97,7 @@ fn config(options: &EngineOptions) -> Config {
             zerocopy: false,
         },
     };
-    let mut worker = WorkerConfig::default();
-    let idle_merges = differential_dataflow::Config { idle_merge_effort: Some(1_000) };
-    differential_dataflow::configure(&mut worker, &idle_merges);
-    Config { communication, worker }
+    Config { communication, worker: WorkerConfig::default() }
 }
 
 /// A thread of the mesh that dies would leave the others waiting for ever: it takes the process with it.
