@@ -16,20 +16,21 @@ const ARROWS: &[(&str, &str)] = &[
     ("weir-edge", "weir-schema weir-config weir-journal weir-transport"),
     ("weir-plan", "weir-schema"),
     ("weir-dataflow", "weir-schema weir-plan"),
-    ("weir-query", "weir-schema weir-config weir-plan weir-dataflow"),
-    ("weir-cluster", "weir-config weir-schema weir-journal weir-transport weir-plan weir-dataflow weir-query"),
+    ("weir-archive", "weir-schema weir-config"),
+    ("weir-query", "weir-schema weir-config weir-plan weir-dataflow weir-archive"),
+    ("weir-cluster", "weir-config weir-schema weir-journal weir-transport weir-plan weir-dataflow weir-archive weir-query"),
     (
         "weir-loadtest",
-        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-query weir-cluster",
+        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-archive weir-query weir-cluster",
     ),
     (
         "weir",
-        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-query weir-cluster weir-loadtest",
+        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-archive weir-query weir-cluster weir-loadtest",
     ),
 ];
 
-/// Crates that may link DataFusion directly (sql and archive are to come).
-const DATAFUSION: &[&str] = &["weir-plan", "weir-dataflow", "weir-query"];
+/// Crates that may link DataFusion directly (sql is to come).
+const DATAFUSION: &[&str] = &["weir-plan", "weir-dataflow", "weir-archive", "weir-query"];
 
 /// What an agent, privileged on every host, never links.
 const NOT_ON_THE_EDGE: &[&str] = &["datafusion", "datafusion-common", "arrow", "pgwire", "axum", "timely", "sqlparser"];
