@@ -1,3 +1,42 @@
-//! The record: every event kept as Parquet on an object store, as DataFusion tables.
+//! The record: every chained event kept as Parquet on an object store, found again as DataFusion tables.
+//!
+//! ```text
+//! pieces (sections of frames, in chain order) ─ Writer ─► fresh files ─ compaction ─► files by tenant, region, kind, hour
+//!                                                 │                       │
+//!                                                 └──► manifests: numbered, create-only, each with the hash of the one before
+//!                                                                         │
+//! queries ◄── Record: files of one catalog ∪ the chained tail behind its position
+//! ```
+//!
+//! Promises:
+//! - A manifest names a position of the chain; its files hold every event that was chained up to there, once. Whoever reads adds the
+//!   chain behind that position, so an event is never missing and never twice, also across restarts and compactions.
+//! - What a query reads is checked against checksums that the hash chain covers: a damaged file is an error that names it.
+//! - A file is deleted only some time after the manifest that drops it; what retention drops is counted there.
+//!
+//! `manifest.rs` draws the format of manifests, `layout.rs` the names of objects, `seal.rs` the checksums inside a file.
 
 #![forbid(unsafe_code)]
+
+pub mod catalog;
+mod error;
+pub mod layout;
+pub mod manifest;
+mod piece;
+mod properties;
+mod read;
+mod seal;
+mod sort;
+pub mod store;
+mod table;
+mod writer;
+
+pub use catalog::{Advance, Archive, Catalog, Change};
+pub use error::Error;
+pub use layout::Table;
+pub use manifest::{FileEntry, Manifest, Position};
+pub use piece::{Convert, Piece};
+pub use properties::outside_schema;
+pub use store::Store;
+pub use table::{Record, RecordSnapshot, RecordTable, Tail, TailRequest};
+pub use writer::{Flush, Writer};
