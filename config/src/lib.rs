@@ -16,6 +16,7 @@
 mod address;
 mod agent;
 mod apps;
+mod archive;
 mod demo;
 mod document;
 mod error;
@@ -28,6 +29,7 @@ use std::path::Path;
 pub use address::HostPort;
 pub use agent::{AgentConfig, BatchLimits, Collector, OpenFilter};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
+pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
 pub use error::Error;
 pub use node::{JournalLimits, Limits, Listen, Mesh, NodeConfig, QueryLimits, Views};

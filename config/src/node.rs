@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::archive::{ArchiveConfig, RawArchive};
 use crate::document::Document;
 use crate::error::Error;
 use crate::section::numbers;
@@ -37,6 +38,8 @@ pub struct NodeConfig {
     pub journal: JournalLimits,
     /// What one query may use.
     pub query: QueryLimits,
+    /// The record of all events.
+    pub archive: ArchiveConfig,
     /// Milliseconds between two ticks: the grain of answers.
     ///
     /// Default 100 (a fifth of the 500 ms from event to answer), from 10 to 10000.
@@ -163,6 +166,7 @@ struct RawNode {
     limits: RawLimits,
     journal: RawJournalLimits,
     query: RawQueryLimits,
+    archive: RawArchive,
     tick_ms: Option<i64>,
 }
 
@@ -191,6 +195,7 @@ impl RawNode {
             Some(raw) => document.path("shared_dir", &raw)?,
             None => data_dir.join("shared"),
         };
+        let archive_dir = shared_dir.join("archive");
         let config = NodeConfig {
             id: document.name("id", id)?,
             data_dir,
@@ -203,6 +208,7 @@ impl RawNode {
             limits: self.limits.check(document)?,
             journal: self.journal.check(document)?,
             query: self.query.check(document)?,
+            archive: self.archive.check(document, archive_dir)?,
             tick_ms: document.number("tick_ms", self.tick_ms, 100, 10..=10_000)?,
         };
         if config.limits.in_flight_bytes_max < config.limits.frame_bytes_max {
