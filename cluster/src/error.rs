@@ -47,6 +47,9 @@ pub enum Error {
     /// The engine.
     #[error("engine: {0}")]
     Engine(String),
+    /// The record.
+    #[error("archive: {0}")]
+    Archive(String),
     /// The reading side.
     #[error("query: {0}")]
     Query(String),
@@ -63,6 +66,12 @@ impl Error {
     pub fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |why| Self::File { what, path, why }
+    }
+}
+
+impl From<weir_archive::Error> for Error {
+    fn from(why: weir_archive::Error) -> Self {
+        Self::Archive(why.to_string())
     }
 }
 

@@ -136,7 +136,13 @@ impl Tail {
 }
 
 /// Reads exactly the records [from, until) of a log. A record that the chain names and the log has lost is an error.
-fn read_named(reader: &mut Reader, log: u32, from: u64, until: u64, frames: &mut Vec<Arrived>) -> Result<(), LogFault> {
+pub(crate) fn read_named(
+    reader: &mut Reader,
+    log: u32,
+    from: u64,
+    until: u64,
+    frames: &mut Vec<Arrived>,
+) -> Result<(), LogFault> {
     for expected in from..until {
         let (offset, record) = reader.next().map_err(LogFault::Journal)?.ok_or(LogFault::Missing { offset: expected })?;
         if offset.0 != expected {
@@ -148,14 +154,14 @@ fn read_named(reader: &mut Reader, log: u32, from: u64, until: u64, frames: &mut
     Ok(())
 }
 
-enum LogFault {
+pub(crate) enum LogFault {
     Journal(weir_journal::Error),
     Missing { offset: u64 },
     Record { offset: u64, error: weir_schema::Error },
 }
 
 impl LogFault {
-    fn in_log(self, name: &str) -> Error {
+    pub(crate) fn in_log(self, name: &str) -> Error {
         match self {
             Self::Journal(source) => Error::journal(format!("reading log {name}"))(source),
             Self::Missing { offset } => Error::ChainRecord(format!(

@@ -3,6 +3,8 @@
 //! ```text
 //! SHARED/chain/            journal: one record a tick, written by the holder of its lock
 //! SHARED/logs/<node>/      journal: frames as sent, written by that node
+//! SHARED/archivist/lock    held by the node that writes the archive
+//! SHARED/archive/          the archive, unless the config puts it elsewhere
 //! DATA/engine.sock         the Handle protocol between a node and its worker child
 //! DATA/replay.sock         the same, of a replay that may run beside the node
 //! ```
@@ -24,6 +26,11 @@ pub fn logs_dir(shared: &Path) -> PathBuf {
 /// The journal of one node's log.
 pub fn log_dir(shared: &Path, node: &Name) -> PathBuf {
     logs_dir(shared).join(node.as_str())
+}
+
+/// Whoever has the lock of this directory writes the archive.
+pub fn archivist_dir(shared: &Path) -> PathBuf {
+    shared.join("archivist")
 }
 
 /// The Unix socket on which a node's worker child answers.

@@ -17,6 +17,7 @@ mod ingest;
 pub mod layout;
 mod metrics;
 pub mod node;
+pub mod record;
 pub mod replay;
 
 pub use error::Error;

@@ -67,6 +67,20 @@ pub(crate) fn engine(stats: &Stats) {
     }
 }
 
+/// `weir_archive_rows_total`, `weir_archive_bytes_total`, `weir_archive_flush_seconds`, `weir_archive_tick_seconds`: what was flushed, how long
+/// it took from the first attempt on, and up to which tick the archive holds everything (Unix time).
+pub(crate) fn archive_flushed(flush: &weir_archive::Flush, tick: u64, took: Duration) {
+    counter!("weir_archive_rows_total").increment(flush.rows);
+    counter!("weir_archive_bytes_total").increment(flush.bytes);
+    histogram!("weir_archive_flush_seconds").record(took.as_secs_f64());
+    gauge!("weir_archive_tick_seconds").set(tick as f64 / 1_000.0);
+}
+
+/// `weir_archive_failures_total`: attempts to write or keep the archive that failed.
+pub(crate) fn archive_failed() {
+    counter!("weir_archive_failures_total").increment(1);
+}
+
 /// Names, units and help of all of them, so that `/metrics` shows each from the start.
 pub(crate) fn describe() {
     weir_transport::metrics::describe();
@@ -85,5 +99,10 @@ pub(crate) fn describe() {
     describe_gauge!("weir_engine_bytes", Unit::Bytes, "Bytes of rows held in memory by the workers of the mesh, by relation.");
     describe_counter!("weir_engine_total", "What the workers of the mesh have done since they started, by what.");
     describe_gauge!("weir_engine_closed_tick_seconds", Unit::Seconds, "Newest closed tick, Unix time.");
+    describe_counter!("weir_archive_rows_total", "Rows written to the archive.");
+    describe_counter!("weir_archive_bytes_total", Unit::Bytes, "Bytes of fresh files written to the archive.");
+    describe_histogram!("weir_archive_flush_seconds", Unit::Seconds, "Time of one flush to the archive, retries included.");
+    describe_gauge!("weir_archive_tick_seconds", Unit::Seconds, "Up to here the archive holds everything, Unix time.");
+    describe_counter!("weir_archive_failures_total", "Attempts to write or keep the archive that failed.");
     describe_counter!("weir_engine_restarts_total", "Times that the worker child ended.");
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::mpsc;
 use tracing::{error, info};
+use weir_archive::{Archive, Record, Store};
 use weir_config::{NodeConfig, Views};
 use weir_dataflow::ViewSettings;
 use weir_journal::{Disk, Options, RealDisk};
@@ -23,6 +24,7 @@ use crate::child::{self, ChildCommand};
 use crate::error::Error;
 use crate::holder::{Holder, TAKE_EVERY};
 use crate::ingest::{Ingest, SharedReceived, open_log};
+use crate::record::{self, Archivist, ChainTail};
 use crate::{layout, metrics};
 
 /// Where a running node listens.
@@ -51,14 +53,19 @@ pub async fn run(
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
     let (ingest, received) = start_ingest(&config, disk.clone(), incoming)?;
-    let holder = start_holder(&config, disk, stop.clone());
+    let holder = start_holder(&config, disk.clone(), stop.clone());
+    let (archivist, record) = match config.archive.enabled {
+        true => start_record(&config, disk, &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
+        false => (None, None),
+    };
     let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
     let quic = server.local_addr();
     let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
     let workers = tokio::spawn(child::supervise(child));
     let socket = layout::engine_socket(&config.data_dir);
-    let options = weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query };
+    let options =
+        weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query, record };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
     let watching = tokio::spawn(watch_engine(reading.live().clone()));
@@ -72,7 +79,7 @@ pub async fn run(
     // First the agents' side, so that ingest sees its senders go; then what reads.
     agents.close();
     let _ = serving.await;
-    let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join())).await;
+    let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join(), archivist.map(JoinHandle::join))).await;
     watching.abort();
     workers.abort();
     let _ = workers.await;
@@ -128,6 +135,22 @@ fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, stop: Stop) -> JoinHan
         }
     };
     std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started")
+}
+
+/// Starts to write the archive, and gives what queries read.
+fn start_record(
+    config: &NodeConfig,
+    disk: Arc<dyn Disk>,
+    stop: &Stop,
+) -> Result<(JoinHandle<()>, weir_query::RecordOptions), Error> {
+    let archive = Archive::new(Store::open(&config.archive.location)?);
+    let limits = config.archive.limits.clone();
+    let searches_max = limits.searches_max;
+    let tail = Arc::new(ChainTail::new(disk.clone(), &config.shared_dir));
+    let record = Record::new(archive.clone(), tail);
+    let shared = config.shared_dir.clone();
+    let archivist = record::start(Archivist { disk, shared, archive, limits, wall_ms, stop: Arc::clone(&stop.0) })?;
+    Ok((archivist, weir_query::RecordOptions { record, searches_max }))
 }
 
 /// Writes one record a tick until told to stop, or until a record cannot be written: then the chain is taken anew.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use object_store::path::Path;
+
 use crate::error::Error;
 use crate::layout::{Partition, Table, manifest_path, random_id};
 use crate::manifest::{
@@ -70,9 +72,14 @@ pub struct Advance {
 }
 
 impl Archive {
+    /// The archive of a store that may not be reachable yet: nothing is read.
+    pub fn new(store: Store) -> Self {
+        Self { store, current: Arc::default(), committing: Arc::default(), footers: Arc::default() }
+    }
+
     /// Opens the archive of a store, and reads its newest catalog.
     pub async fn open(store: Store) -> Result<Self, Error> {
-        let archive = Self { store, current: Arc::default(), committing: Arc::default(), footers: Arc::default() };
+        let archive = Self::new(store);
         archive.refresh().await?;
         Ok(archive)
     }
@@ -142,6 +149,15 @@ impl Archive {
             if self.store.is_there(&manifest_path(middle)).await? { low = middle } else { high = middle }
         }
         Ok(low)
+    }
+
+    /// Reads and checks a writer's state.
+    pub async fn read_state(&self, state: &StateRef) -> Result<Vec<u8>, Error> {
+        let bytes = self.store.read(&Path::from(state.path.as_str())).await?;
+        if sha256_hex(&bytes) != state.sha256 {
+            return Err(Error::damaged(&state.path, "it is not what was written"));
+        }
+        Ok(bytes)
     }
 
     fn publish(&self, catalog: Catalog) -> Arc<Catalog> {

@@ -26,13 +26,12 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use object_store::path::Path;
 use weir_schema::Column;
 
 use crate::catalog::{Archive, Catalog};
 use crate::error::Error;
 use crate::layout::Table;
-use crate::manifest::{FileEntry, Position, sha256_hex};
+use crate::manifest::{FileEntry, Position};
 use crate::properties::outside_schema;
 use crate::read::SealedReaders;
 
@@ -41,6 +40,9 @@ pub trait Tail: Debug + Send + Sync {
     /// Hands out the rows whose tick is after the position and not after `until_tick`, until `out` wants no more. Rows are the asked
     /// columns in the types of `RecordTable`. `Error::Behind` when the chain at the position is forgotten.
     fn read(&self, request: &TailRequest, out: &mut dyn FnMut(RecordBatch) -> bool) -> std::result::Result<(), Error>;
+
+    /// The last tick that is chained, seen from this position.
+    fn last_tick(&self, position: &Position) -> std::result::Result<u64, Error>;
 }
 
 /// What is asked of a tail.
@@ -102,17 +104,20 @@ impl Record {
         Ok(RecordSnapshot { archive: self.archive.clone(), tail: Arc::clone(&self.tail), catalog, state, tick })
     }
 
+    /// The last tick that is chained.
+    pub async fn last_tick(&self) -> std::result::Result<u64, Error> {
+        let (tail, position) = (Arc::clone(&self.tail), self.archive.catalog().position.clone());
+        let last = tokio::task::spawn_blocking(move || tail.last_tick(&position)).await;
+        last.map_err(|died| Error::Tail(died.to_string()))?
+    }
+
     async fn state_of(&self, catalog: &Catalog) -> std::result::Result<Option<Arc<Vec<u8>>>, Error> {
         let Some(reference) = &catalog.state else { return Ok(None) };
         let known = || self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((_, state)) = known().filter(|(path, _)| *path == reference.path) {
             return Ok(Some(state));
         }
-        let bytes = self.archive.store().read(&Path::from(reference.path.as_str())).await?;
-        if sha256_hex(&bytes) != reference.sha256 {
-            return Err(Error::damaged(&reference.path, "it is not what was written"));
-        }
-        let state = Arc::new(bytes);
+        let state = Arc::new(self.archive.read_state(reference).await?);
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some((reference.path.clone(), Arc::clone(&state)));
         Ok(Some(state))
     }

@@ -2,6 +2,7 @@
 
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use weir_dataflow::handle::Failure;
 
@@ -20,6 +21,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Threads of the searches could not be started.
+    #[error("could not start threads for searches: {0}")]
+    Threads(std::io::Error),
 }
 
 /// Why a statement was refused or failed.
@@ -76,10 +80,49 @@ impl From<DataFusionError> for SqlError {
             DataFusionError::Execution(what) => Self::new(DATA, what),
             DataFusionError::External(inner) => match inner.downcast::<Self>() {
                 Ok(ours) => *ours,
-                Err(other) => Self::new(INTERNAL, other.to_string()),
+                Err(other) => match recorded(&*other) {
+                    Some(archive) => archive.into(),
+                    None => Self::new(INTERNAL, other.to_string()),
+                },
             },
-            other => Self::new(INTERNAL, other.strip_backtrace()),
+            other => match recorded(&other) {
+                Some(archive) => archive.into(),
+                None => Self::new(INTERNAL, other.strip_backtrace()),
+            },
         }
+    }
+}
+
+/// The record's error that is the cause of this one.
+fn recorded<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a weir_archive::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(ours) = error.downcast_ref() {
+            return Some(ours);
+        }
+        // Parquet and DataFusion keep a foreign error in a box, whose content is not always their source.
+        cause = match error.downcast_ref::<ParquetError>() {
+            Some(ParquetError::External(inner)) => Some(&**inner),
+            _ => error.source(),
+        };
+    }
+    None
+}
+
+impl From<&weir_archive::Error> for SqlError {
+    fn from(error: &weir_archive::Error) -> Self {
+        let code = match error {
+            weir_archive::Error::Damaged { .. } => DATA_CORRUPTED,
+            weir_archive::Error::Behind { .. } | weir_archive::Error::Store { .. } => NOT_READY,
+            _ => INTERNAL,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<weir_archive::Error> for SqlError {
+    fn from(error: weir_archive::Error) -> Self {
+        Self::from(&error)
     }
 }
 
@@ -163,6 +206,8 @@ pub(crate) const BAD_TEXT: &str = "22P02";
 pub(crate) const OUT_OF_RANGE: &str = "22003";
 /// A value that the query cannot work with.
 pub(crate) const DATA: &str = "22000";
+/// What was read is not what was written.
+pub(crate) const DATA_CORRUPTED: &str = "XX001";
 /// An error of ours.
 pub(crate) const INTERNAL: &str = "XX000";
 /// Columns named in a hint.

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod as_of;
 mod encode;
 mod error;
 mod functions;
@@ -13,6 +14,7 @@ mod health;
 mod http;
 mod live;
 mod pgwire;
+mod search;
 mod session;
 mod statement;
 mod tables;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use weir_archive::Record;
 use weir_config::QueryLimits;
 
 pub use error::{Error, SqlError};
@@ -39,6 +42,17 @@ pub struct ServeOptions {
     pub socket: PathBuf,
     /// Limits of every query.
     pub limits: QueryLimits,
+    /// The record; none: `events` and `samples` are the workers' tails.
+    pub record: Option<RecordOptions>,
+}
+
+/// The record, and how it is searched.
+#[derive(Debug, Clone)]
+pub struct RecordOptions {
+    /// What is read.
+    pub record: Record,
+    /// Searches at once; more wait.
+    pub searches_max: usize,
 }
 
 /// The servers. Dropped, they stop.
@@ -76,7 +90,11 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
     };
     let (sql_addr, http_addr) = (address(&sql, "SQL", options.sql)?, address(&http, "HTTP", options.http)?);
     let live = Live::start(options.socket);
-    let engine = session::Engine::new(live.clone(), options.limits.clone());
+    let past = options.record.map(|RecordOptions { record, searches_max }| {
+        let searches = search::Searches::start(searches_max).map_err(Error::Threads)?;
+        Ok(session::PastReads { record, searches })
+    });
+    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone());
     let health = health::Health::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(health.clone().watch(live.clone()));

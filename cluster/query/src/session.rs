@@ -16,23 +16,32 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionConfig;
-use datafusion::sql::parser::Statement as Parsed;
+use weir_archive::Record;
 use weir_config::QueryLimits;
 use weir_dataflow::handle::{At, Completeness};
 use weir_dataflow::{RelationInfo, relation, relations};
 
 use crate::error::{self, SqlError};
 use crate::functions;
-use crate::live::Live;
-use crate::statement::Show;
-use crate::tables::{self, CATALOG, SCHEMA, Slot, wanted};
+use crate::live::{Live, LiveError};
+use crate::search::Searches;
+use crate::statement::{Asked, Show, Statement, parse};
+use crate::tables::{self, CATALOG, Past, SCHEMA, Slot, wanted};
 
 /// Answers statements.
 #[derive(Clone)]
 pub(crate) struct Engine {
     live: Live,
+    past: Option<PastReads>,
     limits: QueryLimits,
     state: Arc<SessionState>,
+}
+
+/// The record, and where it is searched.
+#[derive(Debug, Clone)]
+pub(crate) struct PastReads {
+    pub(crate) record: Record,
+    pub(crate) searches: Searches,
 }
 
 /// Rows, and what they may lack.
@@ -63,11 +72,22 @@ fn note(wanted: &[tables::Wanted], completeness: &Completeness) -> Option<String
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
     pub(crate) plan: LogicalPlan,
+    /// The tick it is to be answered at; none: the newest.
+    pub(crate) as_of: Option<u64>,
+}
+
+/// What a query reads at one tick.
+#[derive(Default)]
+struct Read {
+    tick: Option<u64>,
+    completeness: Option<Completeness>,
+    note: Option<String>,
+    searches: Option<Searches>,
 }
 
 impl Engine {
     /// An engine over live relations.
-    pub(crate) fn new(live: Live, limits: QueryLimits) -> Self {
+    pub(crate) fn new(live: Live, past: Option<PastReads>, limits: QueryLimits) -> Self {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -79,11 +99,11 @@ impl Engine {
         options.execution.time_zone = Some("UTC".into());
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(functions::all());
-        Self { live, limits, state: Arc::new(builder.build()) }
+        Self { live, past, limits, state: Arc::new(builder.build()) }
     }
 
     /// Plans a query over the relations' columns.
-    pub(crate) async fn plan(&self, parsed: &Parsed) -> Result<Planned, SqlError> {
+    pub(crate) async fn plan(&self, Asked { parsed, as_of }: &Asked) -> Result<Planned, SqlError> {
         let (state, _) = self.state()?;
         for name in state.resolve_table_references(parsed)? {
             let ours = name.schema().is_none_or(|schema| schema == SCHEMA);
@@ -97,7 +117,7 @@ impl Engine {
             LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => {
                 Err(SqlError::unsupported("a statement that changes something"))
             }
-            _ => Ok(Planned { plan }),
+            _ => Ok(Planned { plan, as_of: *as_of }),
         }
     }
 
@@ -118,35 +138,96 @@ impl Engine {
             None => planned.plan.clone(),
         };
         // The plan was made over another, empty snapshot: put this query's tables in its scans.
-        let plan = tables::rebind(plan, &slot)?;
+        let plan = tables::rebind(plan, &slot, self.past())?;
         let optimised = state.optimize(&plan)?;
-        let (mut tick, mut completeness, mut told) = (None, None, None);
-        if !matches!(optimised, LogicalPlan::Explain(_)) {
-            let wanted = wanted(&optimised)?;
-            let mut reads = Vec::new();
-            if !wanted.is_empty() {
-                let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
-                let asked = wanted.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
-                let snapshot = self.live.peek(At::Latest, asked).await?;
-                told = note(&wanted, &snapshot.completeness);
-                (tick, completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
-                reads = snapshot.reads;
+        let wanted = match &optimised {
+            LogicalPlan::Explain(explain) => {
+                wanted(&explain.plan)?.into_iter().filter(|read| self.is_recorded(read.info)).collect()
             }
-            slot.fill(&wanted, reads)?;
-        }
+            other => wanted(other)?,
+        };
+        let Read { tick, completeness, note, searches } = self.read(&wanted, planned.as_of, &slot).await?;
         let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
         let schema = physical.schema();
-        let batches = collect(physical, state.task_ctx()).await?;
+        let context = state.task_ctx();
+        let work = async move { collect(physical, context).await.map_err(SqlError::from) };
+        let batches = match searches {
+            Some(searches) => searches.run(work).await?,
+            None => work.await?,
+        };
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         if bytes as u64 > self.limits.memory_bytes_max {
             return Err(SqlError::new(error::OUT_OF_MEMORY, format!("the answer has {bytes} bytes"))
                 .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
         }
-        Ok(Answer { schema, batches, tick, completeness, note: told })
+        Ok(Answer { schema, batches, tick, completeness, note })
+    }
+
+    fn past(&self) -> Past {
+        if self.past.is_some() { Past::Record } else { Past::Tails }
+    }
+
+    fn is_recorded(&self, info: &RelationInfo) -> bool {
+        self.past().recorded(info.name).is_some()
+    }
+
+    /// Reads the live relations at one tick, and opens the record at the same one.
+    async fn read(&self, wanted: &[tables::Wanted], as_of: Option<u64>, slot: &Slot) -> Result<Read, SqlError> {
+        let (recorded, live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(wanted.info));
+        let mut read = Read::default();
+        if !live.is_empty() {
+            let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
+            let asked = live.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
+            let snapshot = self.live.peek(as_of.map_or(At::Latest, At::Tick), asked).await?;
+            read.note = note(&live, &snapshot.completeness);
+            (read.tick, read.completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
+            slot.fill(&live, snapshot.reads)?;
+        }
+        if let (Some(past), false) = (&self.past, recorded.is_empty()) {
+            let tick = match read.tick {
+                Some(tick) => tick,
+                None => self.past_tick(past, as_of, &mut read).await?,
+            };
+            slot.fill_record(past.record.at(tick).await?)?;
+            read.tick = Some(tick);
+            read.searches = Some(past.searches.clone());
+        }
+        Ok(read)
+    }
+
+    /// The tick at which a query of the record alone is answered.
+    async fn past_tick(&self, past: &PastReads, as_of: Option<u64>, read: &mut Read) -> Result<u64, SqlError> {
+        let newest = match self.live.frontier().await {
+            Ok(frontier) => frontier.closed.ok_or_else(|| SqlError::new(error::NOT_READY, "no tick has closed yet"))?,
+            // The record needs no workers: all that is chained can be read.
+            Err(LiveError::Away) => {
+                let newest = past.record.last_tick().await?;
+                read.note = Some(format!("the workers are away: answered from the record alone, at tick {newest}"));
+                newest
+            }
+            Err(other) => return Err(other.into()),
+        };
+        match as_of {
+            Some(tick) if tick > newest => {
+                let message = format!("tick {tick} has not closed yet: the newest is {newest}");
+                Err(SqlError::new(error::NOT_READY, message).with_hint("ask AS OF an earlier tick, or without AS OF"))
+            }
+            Some(tick) => Ok(tick),
+            None => Ok(newest),
+        }
     }
 
     /// All rows of one relation, for HTTP.
     pub(crate) async fn relation(&self, info: &'static RelationInfo, limit: Option<u64>) -> Result<Answer, SqlError> {
+        if self.is_recorded(info) {
+            // The latest first: the whole record is nothing to look through.
+            let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
+            let sql = format!("select * from {} order by tick desc, time desc limit {limit}", info.name);
+            return match parse(&sql)?.pop() {
+                Some(Statement::Query(asked)) => self.run(&self.plan(&asked).await?, None).await,
+                _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
+            };
+        }
         let mut wanted = tables::Wanted { info, columns: (0..info.schema.fields().len()).collect(), limit };
         wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
         let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
@@ -170,7 +251,7 @@ impl Engine {
         let columns: Vec<Vec<String>> = match show {
             Show::Views => vec![names(|info| info.standing)],
             Show::Tables => {
-                let kinds = relations().iter().map(|info| if info.standing { "standing" } else { "tail" }.to_owned());
+                let kinds = relations().iter().map(|info| self.kind_of(info).to_owned());
                 vec![names(|_| true), kinds.collect()]
             }
             Show::Columns(name) => {
@@ -194,6 +275,14 @@ impl Engine {
         Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None, note: None })
     }
 
+    fn kind_of(&self, info: &RelationInfo) -> &'static str {
+        match (info.standing, self.is_recorded(info)) {
+            (true, _) => "standing",
+            (false, true) => "recorded",
+            (false, false) => "tail",
+        }
+    }
+
     async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
         let frontier = self.live.frontier().await?;
         let tick = Int64Array::from(vec![frontier.closed.and_then(|tick| i64::try_from(tick).ok())]);
@@ -206,7 +295,7 @@ impl Engine {
     fn state(&self) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot)?);
+        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past())?);
         let memory = usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(memory))).build_arc()?;
         let state = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
@@ -258,5 +347,7 @@ fn setting(name: &str) -> Result<String, SqlError> {
     Ok(value.to_owned())
 }
 
+/// Rows of a recorded relation that HTTP shows when not asked for a number.
+const RECORD_ROWS_SHOWN: u64 = 1_000;
 /// Threads that one query may use: answers must not starve the workers.
 const PARTITIONS: usize = 2;

@@ -5,13 +5,14 @@ use datafusion::sql::sqlparser::ast::{ObjectName, SetExpr, ShowCreateObject, Sho
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 
+use crate::as_of;
 use crate::error::SqlError;
 
 /// One statement.
 #[derive(Debug, Clone)]
 pub(crate) enum Statement {
     /// SELECT, WITH, VALUES, EXPLAIN: for DataFusion to plan.
-    Query(Box<Parsed>),
+    Query(Box<Asked>),
     /// What this server knows by itself.
     Show(Show),
     /// Said by tools, without effect here; the text is the command tag.
@@ -20,6 +21,15 @@ pub(crate) enum Statement {
     Begin,
     /// COMMIT or ROLLBACK; the text is the command tag.
     End(&'static str),
+}
+
+/// A query, and the tick it is asked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    /// The query.
+    pub(crate) parsed: Parsed,
+    /// `AS OF` at its end: the tick to answer at; none: the newest.
+    pub(crate) as_of: Option<u64>,
 }
 
 /// What SHOW shows.
@@ -41,10 +51,31 @@ pub(crate) enum Show {
 
 /// Parses any number of statements.
 pub(crate) fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
-    match DFParser::parse_sql_with_dialect(sql, &PostgreSqlDialect {}) {
-        Ok(statements) => statements.into_iter().map(classify).collect(),
-        Err(error) => Err(planned(sql).unwrap_or_else(|| error.into())),
+    let mut statements = Vec::new();
+    for (sql, as_of) in as_of::split(sql)? {
+        match DFParser::parse_sql_with_dialect(&sql, &PostgreSqlDialect {}) {
+            Ok(parsed) => {
+                for parsed in parsed {
+                    statements.push(at(classify(parsed)?, as_of)?);
+                }
+            }
+            Err(error) => return Err(planned(&sql).unwrap_or_else(|| error.into())),
+        }
     }
+    Ok(statements)
+}
+
+/// The statement, asked at a tick.
+fn at(statement: Statement, as_of: Option<u64>) -> Result<Statement, SqlError> {
+    match (statement, as_of) {
+        (Statement::Query(asked), as_of) => Ok(Statement::Query(Box::new(Asked { as_of, ..*asked }))),
+        (other, None) => Ok(other),
+        (_, Some(_)) => Err(SqlError::unsupported("AS OF after anything but a query")),
+    }
+}
+
+fn plain(parsed: Parsed) -> Statement {
+    Statement::Query(Box::new(Asked { parsed, as_of: None }))
 }
 
 /// Statements that the manual names and the parser does not know yet.
@@ -61,7 +92,7 @@ fn planned(sql: &str) -> Option<SqlError> {
 fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
     let ast = match &parsed {
         Parsed::Statement(ast) => ast.as_ref(),
-        Parsed::Explain(_) => return Ok(Statement::Query(Box::new(parsed))),
+        Parsed::Explain(_) => return Ok(plain(parsed)),
         Parsed::Reset(_) => return Ok(Statement::Accepted("RESET")),
         Parsed::CreateExternalTable(_) => return Err(SqlError::unsupported("CREATE EXTERNAL TABLE")),
         Parsed::CopyTo(_) => return Err(SqlError::unsupported("COPY")),
@@ -71,9 +102,9 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 return Err(SqlError::unsupported("a statement that changes data"));
             }
-            _ => Statement::Query(Box::new(parsed)),
+            _ => plain(parsed),
         },
-        Ast::Explain { statement, .. } if matches!(statement.as_ref(), Ast::Query(_)) => Statement::Query(Box::new(parsed)),
+        Ast::Explain { statement, .. } if matches!(statement.as_ref(), Ast::Query(_)) => plain(parsed),
         Ast::ShowViews { .. } => Statement::Show(Show::Views),
         Ast::ShowTables { .. } => Statement::Show(Show::Tables),
         Ast::ShowColumns { show_options, .. } => Statement::Show(Show::Columns(shown_in(show_options.show_in.as_ref())?)),

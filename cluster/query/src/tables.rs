@@ -1,5 +1,6 @@
-//! The live relations as DataFusion tables. A query is planned against their columns alone; before it runs, what it reads is
-//! peeked at one tick and put into a snapshot, which every scan of the query shares.
+//! The relations as DataFusion tables. A query is planned against their columns alone; before it runs, what it reads of the live
+//! ones is peeked at one tick and put into a snapshot, which every scan of the query shares. What is recorded is read from the
+//! record as of the same tick, while the query runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -12,14 +13,18 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableScan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use weir_archive::{RecordSnapshot, Table as Recorded};
 use weir_dataflow::RelationInfo;
 use weir_dataflow::handle::Read;
 
-/// Where the rows of one query are put between planning and running.
+/// What one query reads, put here between planning and running.
 #[derive(Debug, Default)]
-pub(crate) struct Slot(OnceLock<BTreeMap<String, Rows>>);
+pub(crate) struct Slot {
+    live: OnceLock<BTreeMap<String, Rows>>,
+    record: OnceLock<RecordSnapshot>,
+}
 
 /// The rows of one relation: some of its columns.
 #[derive(Debug)]
@@ -57,12 +62,17 @@ impl Slot {
             let columns = wanted.columns.iter().copied().collect();
             (wanted.info.name.to_owned(), Rows { columns, batches })
         });
-        self.0.set(rows.collect()).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
+        self.live.set(rows.collect()).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
+    }
+
+    /// Puts in the record, once.
+    pub(crate) fn fill_record(&self, snapshot: RecordSnapshot) -> Result<()> {
+        self.record.set(snapshot).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
     }
 
     fn batches(&self, info: &RelationInfo, projection: &[usize]) -> Result<Vec<RecordBatch>> {
         // An EXPLAIN is planned without ever being filled. Only then may a relation be absent: see `Engine::run`.
-        let Some(rows) = self.0.get().map(|all| all.get(info.name)) else { return Ok(vec![]) };
+        let Some(rows) = self.live.get().map(|all| all.get(info.name)) else { return Ok(vec![]) };
         let Some(rows) = rows else { return internal_err!("relation {} was not read", info.name) };
         let places: Vec<_> = projection.iter().map(|column| rows.columns.binary_search(column)).collect();
         let Ok(places) = places.into_iter().collect::<std::result::Result<Vec<_>, _>>() else {
@@ -78,11 +88,27 @@ impl Slot {
     }
 }
 
+/// Where the rows of `events` and `samples` come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// The tails in the workers' memory.
+    Tails,
+    /// The record.
+    Record,
+}
+
+impl Past {
+    /// The recorded relation of this name, if the record is what is read.
+    pub(crate) fn recorded(self, name: &str) -> Option<Recorded> {
+        Recorded::from_name(name).filter(|_| self == Self::Record)
+    }
+}
+
 /// A catalog of all relations over one snapshot.
-pub(crate) fn catalog(slot: &Arc<Slot>) -> Result<Arc<dyn CatalogProvider>> {
+pub(crate) fn catalog(slot: &Arc<Slot>, past: Past) -> Result<Arc<dyn CatalogProvider>> {
     let schema = MemorySchemaProvider::new();
     for info in weir_dataflow::relations() {
-        schema.register_table(info.name.into(), Arc::new(Table { info, slot: Arc::clone(slot) }))?;
+        schema.register_table(info.name.into(), Arc::new(Table { info, past, slot: Arc::clone(slot) }))?;
     }
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema(SCHEMA, Arc::new(schema))?;
@@ -122,6 +148,7 @@ fn one(scan: &TableScan) -> Option<Wanted> {
 #[derive(Debug)]
 struct Table {
     info: &'static RelationInfo,
+    past: Past,
     slot: Arc<Slot>,
 }
 
@@ -135,13 +162,24 @@ impl TableProvider for Table {
         if self.info.sql.is_some() { TableType::View } else { TableType::Base }
     }
 
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let how = match self.past.recorded(self.info.name) {
+            Some(_) => TableProviderFilterPushDown::Inexact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(vec![how; filters.len()])
+    }
+
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
+        filters: &[Expr],
+        limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let (Some(table), Some(record)) = (self.past.recorded(self.info.name), self.slot.record.get()) {
+            return record.scan(table, state, projection, filters, limit);
+        }
         let all;
         let projection = match projection {
             Some(columns) => columns,
@@ -162,11 +200,11 @@ pub(crate) const SCHEMA: &str = "public";
 pub(crate) const CATALOG: &str = "weir";
 
 /// The same plan over this snapshot's tables.
-pub(crate) fn rebind(plan: LogicalPlan, slot: &Arc<Slot>) -> Result<LogicalPlan> {
+pub(crate) fn rebind(plan: LogicalPlan, slot: &Arc<Slot>, past: Past) -> Result<LogicalPlan> {
     let rebound = plan.transform_down_with_subqueries(|node| {
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         let Some(wanted) = one(&scan) else { return Ok(Transformed::no(LogicalPlan::TableScan(scan))) };
-        scan.source = provider_as_source(Arc::new(Table { info: wanted.info, slot: Arc::clone(slot) }));
+        scan.source = provider_as_source(Arc::new(Table { info: wanted.info, past, slot: Arc::clone(slot) }));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
     Ok(rebound.data)
