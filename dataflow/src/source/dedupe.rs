@@ -9,13 +9,27 @@ use std::ops::Range;
 use weir_schema::{Epoch, FrameHeader, Lane};
 
 /// What one agent has sent.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Dedupe {
     /// Latest used last.
     epochs: VecDeque<(Epoch, BTreeMap<Lane, LaneSeen>)>,
+    memory: Memory,
 }
 
-#[derive(Debug, Default)]
+/// What is remembered of frames beside their seqs.
+#[derive(Debug, Clone, Copy, Default)]
+enum Memory {
+    /// The checksums of the latest: conflicts are told from duplicates.
+    #[default]
+    Checksums,
+    /// Nothing.
+    Seqs,
+}
+
+/// Seen seqs by epoch, latest used last, and lane: ranges as (seqs since the end of the one before, length).
+pub(crate) type Seen = Vec<(Epoch, Vec<(Lane, Vec<(u64, u64)>)>)>;
+
+#[derive(Debug, Clone, Default)]
 struct LaneSeen {
     /// Seen seqs: start → end, disjoint and not touching.
     ranges: BTreeMap<u64, u64>,
@@ -41,8 +55,43 @@ pub enum Verdict {
 }
 
 impl Dedupe {
+    /// One that does not tell conflicts from duplicates. It finds the same seqs new: a checksum is remembered only of a frame
+    /// whose seqs were all marked as seen, and seen they stay for as long as the checksum does. So a conflicting frame has no
+    /// new seq, and neither verdict changes anything but which epoch was used last.
+    pub(crate) fn of_seqs() -> Self {
+        Self { memory: Memory::Seqs, ..Self::default() }
+    }
+
+    /// What was seen, to go on from.
+    pub(crate) fn seen(&self) -> Seen {
+        let lanes = |lanes: &BTreeMap<Lane, LaneSeen>| lanes.iter().map(|(lane, seen)| (*lane, seen.steps())).collect();
+        self.epochs.iter().map(|(epoch, by_lane)| (*epoch, lanes(by_lane))).collect()
+    }
+
+    /// Goes on from what was seen, as [`Self::of_seqs`]. `None`: no `seen` gives that.
+    pub(crate) fn restore(seen: Seen) -> Option<Self> {
+        let mut dedupe = Self::of_seqs();
+        if seen.len() > EPOCHS_MAX {
+            return None;
+        }
+        for (epoch, lanes) in seen {
+            let mut by_lane = BTreeMap::new();
+            for (lane, steps) in lanes {
+                if by_lane.insert(lane, LaneSeen::from_steps(&steps)?).is_some() {
+                    return None;
+                }
+            }
+            if dedupe.epochs.iter().any(|(known, _)| *known == epoch) {
+                return None;
+            }
+            dedupe.epochs.push_back((epoch, by_lane));
+        }
+        Some(dedupe)
+    }
+
     /// Takes up the next frame of the chain.
     pub fn judge(&mut self, header: &FrameHeader) -> Verdict {
+        let memory = self.memory;
         let lane = self.epoch(header.epoch).entry(header.lane).or_default();
         let (start, end) = (header.first_seq.0, header.end_seq().0);
         let name = (start, header.count);
@@ -55,7 +104,9 @@ impl Dedupe {
             return Verdict::Duplicate;
         }
         lane.mark(start..end);
-        lane.remember(name, header.crc);
+        if let Memory::Checksums = memory {
+            lane.remember(name, header.crc);
+        }
         Verdict::New { seqs, duplicates: end - start - new }
     }
 
@@ -73,6 +124,26 @@ impl Dedupe {
 }
 
 impl LaneSeen {
+    fn steps(&self) -> Vec<(u64, u64)> {
+        let mut before = 0;
+        let step = |(start, end): (&u64, &u64)| (start - std::mem::replace(&mut before, *end), end - start);
+        self.ranges.iter().map(step).collect()
+    }
+
+    fn from_steps(steps: &[(u64, u64)]) -> Option<Self> {
+        let mut seen = Self::default();
+        let mut before = 0u64;
+        for (at, (gap, length)) in steps.iter().enumerate() {
+            let start = before.checked_add(*gap)?;
+            before = start.checked_add(*length)?;
+            if *length == 0 || (*gap == 0 && at > 0) {
+                return None;
+            }
+            seen.ranges.insert(start, before);
+        }
+        (seen.ranges.len() <= RANGES_MAX).then_some(seen)
+    }
+
     fn unseen(&self, seqs: Range<u64>) -> Vec<Range<u64>> {
         let mut unseen = Vec::new();
         let mut at = seqs.start;
@@ -181,7 +252,38 @@ mod tests {
         assert_eq!(dedupe.judge(&header(40_000, 1, 0)), new(40_000..40_001, 0));
     }
 
+    #[test]
+    fn what_no_dedupe_has_seen_is_not_restored() {
+        let restored = |ranges: &[(u64, u64)]| Dedupe::restore(vec![(Epoch(1), vec![(Lane::File, ranges.to_vec())])]).is_some();
+        assert!(restored(&[(0, 5), (1, 5)]) && restored(&[(3, u64::MAX - 3)]) && restored(&[(7, 1); RANGES_MAX]));
+        assert!(!restored(&[(0, 0)]) && !restored(&[(0, 5), (0, 5)]) && !restored(&[(3, u64::MAX - 2)]));
+        assert!(!restored(&[(5, u64::MAX - 5), (1, 1)]) && !restored(&[(7, 1); RANGES_MAX + 1]));
+        let epochs = |count: u64, same: u64| Dedupe::restore((0..count).map(|n| (Epoch(n / same), vec![])).collect()).is_some();
+        assert!(epochs(64, 1) && !epochs(65, 1) && !epochs(2, 2));
+        assert!(Dedupe::restore(vec![(Epoch(1), vec![(Lane::File, vec![]), (Lane::File, vec![])])]).is_none());
+    }
+
     proptest! {
+        #[test]
+        fn without_checksums_the_same_seqs_are_new(
+            frames in prop::collection::vec((0u64..70, 0u64..40, 1u32..9, 0u32..3), 0..400),
+            restart_every in 1usize..50,
+        ) {
+            let (mut full, mut seqs_only) = (Dedupe::default(), Dedupe::of_seqs());
+            for (at, (epoch, first, count, crc)) in frames.into_iter().enumerate() {
+                let header = FrameHeader { epoch: Epoch(epoch * epoch / 70), ..header(first, count, crc) };
+                let told = match full.judge(&header) {
+                    Verdict::Conflict => Verdict::Duplicate,
+                    verdict => verdict,
+                };
+                prop_assert_eq!(seqs_only.judge(&header), told);
+                if at % restart_every == 0 {
+                    prop_assert_eq!(full.seen(), seqs_only.seen());
+                    seqs_only = Dedupe::restore(seqs_only.seen()).unwrap();
+                }
+            }
+        }
+
         #[test]
         fn each_seq_is_new_once(frames in prop::collection::vec((0u64..200, 1u32..30), 0..60)) {
             let (mut dedupe, mut seen) = (Dedupe::default(), BTreeSet::new());

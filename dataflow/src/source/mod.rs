@@ -7,6 +7,8 @@
 //!                                                       └─ tails: the last rows, to be read by peeks
 //! ```
 //!
+//! The record (the archive, and what is not archived yet) is read from the same frames by the same rule: `intake.rs`.
+//!
 //! Promise: everything but the tails is, at a closed tick, a function of the chain up to it, on any number of workers. Per
 //! agent all bounds (gaps, waiting rows, kinds of loss) are its own, so nobody's share depends on another.
 
@@ -14,9 +16,11 @@ mod admission;
 mod agent;
 mod dedupe;
 mod facts;
+mod intake;
 pub(crate) mod open;
 mod owner;
 mod rows;
+mod sorted;
 pub(crate) mod table;
 mod tail;
 #[cfg(test)]
@@ -39,6 +43,7 @@ use weir_schema::Column;
 pub use admission::{Admission, Judgement};
 pub use dedupe::{Dedupe, Verdict};
 pub use facts::HostNews;
+pub use intake::{Intake, IntakeError, Taken};
 pub use owner::SourceCounts;
 pub use rows::schema_of;
 pub use tail::{Tail, TailHeld, Tails};

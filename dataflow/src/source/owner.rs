@@ -3,7 +3,6 @@
 //! No timely here: frames of a tick in, what they mean out.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -12,11 +11,12 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use weir_schema::{AgentIdentity, Batch, Column, Decoder, EventIds, Frame, Kind, Lane, Seq, Why};
 
-use super::admission::{Admission, Judgement};
+use super::admission::Admission;
 use super::agent::{Agent, Loss};
 use super::dedupe::Verdict;
 use super::facts::{AgentRow, Changed, HostNews, LossRow, Texts};
-use super::rows::{Pick, Picks, Rows, Stamp, schema_of};
+use super::rows::{Picks, Rows, Stamp, schema_of};
+use super::sorted::{AHEAD_ROWS_MAX, Sorted, count, sort};
 use super::tail::{Entry, Tail, Tails};
 use super::touches::{address_facts, place_of, rows, short, touches};
 use crate::connections::{AddressFact, HostTouches, Place};
@@ -87,14 +87,6 @@ struct Decoded {
     received_ms: u64,
     frame: Arc<Frame>,
     batch: Batch,
-}
-
-/// A frame's new rows by what becomes of them.
-#[derive(Debug, Default)]
-struct Sorted {
-    admitted: Picks,
-    late: Picks,
-    ahead: BTreeMap<u64, Picks>,
 }
 
 /// The agents that one worker owns.
@@ -294,54 +286,9 @@ impl Owner {
     }
 }
 
-/// Sorts the rows of a frame whose seqs are new by what becomes of them.
-fn sort(batch: &Batch, seqs: &[Range<u64>], admission: Admission, tick: u64) -> Sorted {
-    let mut sorted = Sorted::default();
-    for (at, section) in batch.sections.iter().enumerate() {
-        let (start, end) = (section.first_seq.0, section.first_seq.0 + section.rows() as u64);
-        let whole = seqs.iter().any(|seqs| seqs.start <= start && end <= seqs.end);
-        let judge = |time: &i64| admission.judge(tick, *time);
-        if whole && section.times.iter().all(|time| judge(time) == Judgement::Admitted) {
-            sorted.admitted.push((at, Pick::All));
-            continue;
-        }
-        let (mut admitted, mut late) = (Vec::new(), Vec::new());
-        let mut ahead: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-        for (row, time) in section.times.iter().enumerate() {
-            let seq = start + row as u64;
-            if !seqs.iter().any(|seqs| seqs.contains(&seq)) {
-                continue;
-            }
-            match judge(time) {
-                Judgement::Admitted => admitted.push(row as u32),
-                Judgement::Late => late.push(row as u32),
-                Judgement::Ahead(moment) => ahead.entry(moment).or_default().push(row as u32),
-            }
-        }
-        let pick = |rows: Vec<u32>, picks: &mut Picks| {
-            if !rows.is_empty() {
-                picks.push((at, Pick::Some(rows)));
-            }
-        };
-        pick(admitted, &mut sorted.admitted);
-        pick(late, &mut sorted.late);
-        for (moment, rows) in ahead {
-            pick(rows, sorted.ahead.entry(moment).or_default());
-        }
-    }
-    sorted
-}
-
 fn keep(tails: &mut Tails, tick: u64, late: bool, decoded: &Decoded, picks: Picks) {
-    let tail = if decoded.batch.header.lane == Lane::Sample { Tail::Samples } else { Tail::Events };
+    let tail = Tail::of(decoded.batch.header.lane);
     let rows = count(&decoded.batch, &picks);
     let (identity, frame) = (Arc::clone(&decoded.identity), Arc::clone(&decoded.frame));
     tails.push(tail, Entry { tick, late, identity, received_ms: decoded.received_ms, frame, picks, rows });
 }
-
-fn count(batch: &Batch, picks: &Picks) -> usize {
-    picks.iter().map(|(at, pick)| pick.rows(&batch.sections[*at])).sum()
-}
-
-/// Rows of one agent that may wait for their time.
-const AHEAD_ROWS_MAX: usize = 65_536;

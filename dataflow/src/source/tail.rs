@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use weir_schema::{AgentIdentity, Column, Decoder, Frame};
+use weir_schema::{AgentIdentity, Column, Decoder, Frame, Lane};
 
 use super::rows::{Picks, Rows, Stamp, schema_of};
 use crate::ViewSettings;
@@ -19,6 +19,13 @@ pub enum Tail {
     Events,
     /// `samples`
     Samples,
+}
+
+impl Tail {
+    /// The tail that the events of a lane belong to.
+    pub(crate) fn of(lane: Lane) -> Self {
+        if lane == Lane::Sample { Self::Samples } else { Self::Events }
+    }
 }
 
 /// Both tails of one worker.

@@ -24,7 +24,7 @@ const SETTINGS: ViewSettings = ViewSettings {
     ends_max: 100,
 };
 
-fn identity(agent: &str) -> AgentIdentity {
+pub(super) fn identity(agent: &str) -> AgentIdentity {
     let name = |text| Name::new(text).unwrap();
     AgentIdentity { tenant: name("t"), region: name(&format!("region-{agent}")), agent: name(agent) }
 }
@@ -37,7 +37,7 @@ fn frame(host: &str, lane: Lane, first_seq: u64, events: &[Event]) -> Frame {
     builder.finish().unwrap()
 }
 
-fn event(kind: Kind, time_ms: i64, fields: Fields) -> Event {
+pub(super) fn event(kind: Kind, time_ms: i64, fields: Fields) -> Event {
     let process = Arc::new(Process { pid: 9, start_ns: 1, exe: Some("/bin/x".into()), ..Process::default() });
     Event { time: time_ms * 1_000_000, kind, process: Some(process), container: None, fields }
 }
@@ -104,7 +104,7 @@ fn story() -> Vec<(u64, u32, &'static str, Vec<u8>)> {
 /// Sums of rows by relation, as text.
 type Summed = BTreeMap<(&'static str, String), i64>;
 
-fn lines(rows: &RecordBatch) -> Vec<String> {
+pub(super) fn lines(rows: &RecordBatch) -> Vec<String> {
     let line = |row: usize| {
         let cells = rows.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
         cells.collect::<Vec<_>>().join(",")
@@ -228,6 +228,26 @@ fn any_number_of_workers_gives_the_same_rows() {
     for workers in 2..4 {
         assert_eq!(run(workers), (rows.clone(), tails.clone(), counts), "on {workers} workers");
     }
+}
+
+#[test]
+fn the_record_has_the_rows_of_the_tails() {
+    let (_, tails, _) = run(2);
+    let mut ticks: BTreeMap<u64, Vec<Arrived>> = BTreeMap::new();
+    for (offset, (tick, log, agent, frame)) in story_frames().enumerate() {
+        let stamped = StampedFrame { identity: identity(agent), received_ms: tick, frame };
+        ticks.entry(tick).or_default().push(Arrived { log, offset: offset as u64, stamped });
+    }
+    let mut intake = Intake::new(Admission { retention_ms: SETTINGS.retention_ms, skew_ms: SETTINGS.skew_ms });
+    let taken = ticks.into_iter().flat_map(|(tick, frames)| intake.advance(tick, frames));
+    let mut rows: Vec<String> = taken
+        .flat_map(|taken| {
+            let columns = if taken.tail == Tail::Samples { SAMPLES } else { EVENTS };
+            lines(&taken.record_batch(columns, &schema_of(columns), None))
+        })
+        .collect();
+    rows.sort();
+    assert_eq!(rows, tails);
 }
 
 #[test]
