@@ -67,7 +67,14 @@ pub struct TailRequest {
 pub struct Record {
     archive: Archive,
     tail: Arc<dyn Tail>,
-    state: Arc<Mutex<Option<(String, Arc<Vec<u8>>)>>>,
+    newest: Arc<Mutex<Option<Newest>>>,
+}
+
+/// A catalog, and what its writer would go on from.
+#[derive(Debug, Clone)]
+struct Newest {
+    catalog: Arc<Catalog>,
+    state: Option<Arc<Vec<u8>>>,
 }
 
 /// The record at one tick. Cheap to clone.
@@ -85,7 +92,7 @@ pub struct RecordSnapshot {
 impl Record {
     /// Reads `archive`, and behind it `tail`.
     pub fn new(archive: Archive, tail: Arc<dyn Tail>) -> Self {
-        Self { archive, tail, state: Arc::default() }
+        Self { archive, tail, newest: Arc::default() }
     }
 
     /// The archive.
@@ -93,15 +100,29 @@ impl Record {
         &self.archive
     }
 
-    /// The record at a tick, over the newest catalog that can be reached: while the store is away, the last one that was seen.
+    /// The record at a tick, over the newest catalog that can be reached: while the store is away, the last one that was read here.
     pub async fn at(&self, tick: u64) -> std::result::Result<RecordSnapshot, Error> {
-        let catalog = match self.archive.refresh().await {
-            Ok(catalog) => catalog,
-            Err(error) if error.is_store() && self.archive.catalog().number > 0 => self.archive.catalog(),
-            Err(error) => return Err(error),
+        let known = || self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let newest = match self.look().await {
+            Ok(newest) => newest,
+            Err(error) => known().filter(|_| error.is_store()).ok_or(error)?,
         };
-        let state = self.state_of(&catalog).await?;
+        let Newest { catalog, state } = newest;
         Ok(RecordSnapshot { archive: self.archive.clone(), tail: Arc::clone(&self.tail), catalog, state, tick })
+    }
+
+    /// The newest catalog, with the state that belongs to it.
+    async fn look(&self) -> std::result::Result<Newest, Error> {
+        let catalog = self.archive.refresh().await?;
+        let known = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = match (&catalog.state, known) {
+            (None, _) => None,
+            (Some(_), Some(known)) if known.catalog.state == catalog.state => known.state,
+            (Some(reference), _) => Some(Arc::new(self.archive.read_state(reference).await?)),
+        };
+        let newest = Newest { catalog, state };
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest.clone());
+        Ok(newest)
     }
 
     /// The last tick that is chained.
@@ -109,17 +130,6 @@ impl Record {
         let (tail, position) = (Arc::clone(&self.tail), self.archive.catalog().position.clone());
         let last = tokio::task::spawn_blocking(move || tail.last_tick(&position)).await;
         last.map_err(|died| Error::Tail(died.to_string()))?
-    }
-
-    async fn state_of(&self, catalog: &Catalog) -> std::result::Result<Option<Arc<Vec<u8>>>, Error> {
-        let Some(reference) = &catalog.state else { return Ok(None) };
-        let known = || self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, state)) = known().filter(|(path, _)| *path == reference.path) {
-            return Ok(Some(state));
-        }
-        let state = Arc::new(self.archive.read_state(reference).await?);
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some((reference.path.clone(), Arc::clone(&state)));
-        Ok(Some(state))
     }
 }
 

@@ -27,7 +27,6 @@ impl Searches {
     pub(crate) fn start(at_once: usize) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
-            .max_blocking_threads(THREADS * at_once)
             .thread_name("search")
             .on_thread_start(lower_priority)
             .enable_all()

@@ -118,7 +118,7 @@ fn decode(bytes: &[u8]) -> Result<(ViewSettings, Intake), Error> {
     Ok((state.settings, intake))
 }
 
-fn admission(settings: &ViewSettings) -> Admission {
+pub(crate) fn admission(settings: &ViewSettings) -> Admission {
     Admission { retention_ms: settings.retention_ms, skew_ms: settings.skew_ms }
 }
 

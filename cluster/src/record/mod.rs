@@ -5,7 +5,11 @@
 
 mod archivist;
 mod cursor;
+#[cfg(test)]
+mod flaky;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use archivist::{Archivist, start};
 pub use tail::ChainTail;
