@@ -76,6 +76,16 @@ pub(crate) fn archive_flushed(flush: &weir_archive::Flush, tick: u64, took: Dura
     gauge!("weir_archive_tick_seconds").set(tick as f64 / 1_000.0);
 }
 
+/// `weir_archive_compacted_rows_total`: rows that compactions have rewritten.
+pub(crate) fn archive_compacted(rows: u64) {
+    counter!("weir_archive_compacted_rows_total").increment(rows);
+}
+
+/// `weir_archive_dropped_rows_total`: rows that retention has dropped.
+pub(crate) fn archive_dropped(rows: u64) {
+    counter!("weir_archive_dropped_rows_total").increment(rows);
+}
+
 /// `weir_archive_failures_total`: attempts to write or keep the archive that failed.
 pub(crate) fn archive_failed() {
     counter!("weir_archive_failures_total").increment(1);
@@ -103,6 +113,8 @@ pub(crate) fn describe() {
     describe_counter!("weir_archive_bytes_total", Unit::Bytes, "Bytes of fresh files written to the archive.");
     describe_histogram!("weir_archive_flush_seconds", Unit::Seconds, "Time of one flush to the archive, retries included.");
     describe_gauge!("weir_archive_tick_seconds", Unit::Seconds, "Up to here the archive holds everything, Unix time.");
+    describe_counter!("weir_archive_compacted_rows_total", "Rows that compactions of the archive have rewritten.");
+    describe_counter!("weir_archive_dropped_rows_total", "Rows of the archive that retention has dropped.");
     describe_counter!("weir_archive_failures_total", "Attempts to write or keep the archive that failed.");
     describe_counter!("weir_engine_restarts_total", "Times that the worker child ended.");
 }

@@ -144,12 +144,11 @@ fn start_record(
     stop: &Stop,
 ) -> Result<(JoinHandle<()>, weir_query::RecordOptions), Error> {
     let archive = Archive::new(Store::open(&config.archive.location)?);
-    let limits = config.archive.limits.clone();
-    let searches_max = limits.searches_max;
+    let searches_max = config.archive.limits.searches_max;
     let tail = Arc::new(ChainTail::new(disk.clone(), &config.shared_dir));
     let record = Record::new(archive.clone(), tail);
-    let shared = config.shared_dir.clone();
-    let archivist = record::start(Archivist { disk, shared, archive, limits, wall_ms, stop: Arc::clone(&stop.0) })?;
+    let (shared, config) = (config.shared_dir.clone(), config.archive.clone());
+    let archivist = record::start(Archivist { disk, shared, archive, config, wall_ms, stop: Arc::clone(&stop.0) })?;
     Ok((archivist, weir_query::RecordOptions { record, searches_max }))
 }
 

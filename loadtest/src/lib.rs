@@ -6,5 +6,6 @@ pub mod agents;
 pub mod bench;
 pub mod fleet;
 pub mod local;
+pub mod record;
 pub mod replay;
 pub mod runner;

@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use weir_loadtest::agents::Target;
 use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::fleet::FleetOptions;
+use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
 use weir_transport::Dialer;
@@ -85,6 +86,22 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         workers: usize,
     },
+    /// Write a simulated fleet's past into a new archive, and say what an event costs
+    #[command(after_help = "Example:\n  weir-loadtest record --events 10000000 --dir record && weir archive query record -c 'select count(*) from events'")]
+    Record {
+        /// Directory of the archive
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Events in all
+        #[arg(long, default_value_t = 10_000_000)]
+        events: u64,
+        /// Events a second, in the fleet's own time
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        /// Simulated hosts
+        #[arg(long, default_value_t = 60)]
+        hosts: usize,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -149,8 +166,24 @@ async fn run(command: Command) -> anyhow::Result<()> {
             );
             report(&options, &bench::run(&program, options).await?);
         }
+        Command::Record { dir, events, rate, hosts } => {
+            report_record(&record::write(&dir, RecordOptions { events, rate, hosts }).await?);
+        }
     }
     Ok(())
+}
+
+fn report_record(done: &Recorded) {
+    let per = |total: f64, rows: u64| total / rows.max(1) as f64;
+    eprintln!("written          {:>12} rows in {} flushes", done.rows, done.flushes);
+    eprintln!("fresh files      {:>12.1} bytes a row", per(done.fresh_bytes as f64, done.rows));
+    eprintln!("in the end       {:>12.1} bytes a row, {} files, {} bytes", per(done.bytes as f64, done.rows), done.files, done.bytes);
+    eprintln!("flushing         {:>12.2} us a row", per(done.flushing.as_secs_f64() * 1e6, done.rows));
+    eprintln!(
+        "compacting       {:>12.2} us a row read, each row {:.1} times",
+        per(done.compacting.as_secs_f64() * 1e6, done.compacted_rows),
+        per(done.compacted_rows as f64, done.rows)
+    );
 }
 
 async fn replay_file(target: Target, file: PathBuf, as_recorded: bool, region: String) -> anyhow::Result<()> {

@@ -11,13 +11,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle as JoinTask;
 use tracing::{error, info, warn};
 use weir_archive::{Archive, Writer};
-use weir_config::ArchiveLimits;
+use weir_config::ArchiveConfig;
 use weir_journal::{Disk, Lock};
 
 use super::cursor::Cursor;
-use super::{CONVERT, piece};
+use super::{CONVERT, piece, upkeep};
 use crate::error::Error;
 use crate::{layout, metrics};
 
@@ -29,8 +30,8 @@ pub(crate) struct Archivist {
     pub(crate) shared: PathBuf,
     /// Where it writes.
     pub(crate) archive: Archive,
-    /// How.
-    pub(crate) limits: ArchiveLimits,
+    /// How, and for how long.
+    pub(crate) config: ArchiveConfig,
     /// Unix time in milliseconds, for people.
     pub(crate) wall_ms: fn() -> u64,
     /// Tells it to end.
@@ -93,6 +94,7 @@ impl Archivist {
             }
         };
         info!(tick = catalog.position.tick, manifest = catalog.number, files = catalog.files.len(), "writing the archive");
+        let _upkeep = Ended(runtime.spawn(upkeep::keep(self.archive.clone(), self.config.clone(), self.wall_ms)));
         let mut writer = Writer::new(self.archive.clone(), CONVERT);
         let mut committed = catalog.position.chain;
         let mut oldest: Option<Instant> = None;
@@ -106,8 +108,8 @@ impl Archivist {
                 }
                 None => self.pause(POLL),
             }
-            let waited = oldest.is_some_and(|since| since.elapsed() >= Duration::from_millis(self.limits.flush_ms_max));
-            let full = writer.rows() >= self.limits.flush_rows_max || writer.bytes() >= self.limits.flush_bytes_max;
+            let waited = oldest.is_some_and(|since| since.elapsed() >= Duration::from_millis(self.config.limits.flush_ms_max));
+            let full = writer.rows() >= self.config.limits.flush_rows_max || writer.bytes() >= self.config.limits.flush_bytes_max;
             let quiet = cursor.position().chain - committed >= QUIET_TICKS_MAX;
             if waited || full || quiet {
                 self.flush(runtime, &mut writer, &cursor)?;
@@ -154,6 +156,15 @@ impl Archivist {
             }
             std::thread::sleep(left.min(POLL));
         }
+    }
+}
+
+/// A task that ends when it is dropped.
+struct Ended(JoinTask<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The record: what is chained goes to the archive, and what is not there yet is read from the chain.
 //!
 //! `cursor.rs` reads ticks with their rows from any position of the chain; `archivist.rs` writes them to the archive, on the one node
-//! that holds the archivist's lock; `tail.rs` reads them for queries, on every node.
+//! that holds the archivist's lock, and `upkeep.rs` keeps it in shape there; `tail.rs` reads them for queries, on every node.
 
 mod archivist;
 mod cursor;
@@ -10,6 +10,7 @@ mod flaky;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 pub(crate) use archivist::{Archivist, start};
 pub use tail::ChainTail;
@@ -19,7 +20,7 @@ use weir_archive::{Convert, Piece, Table};
 use weir_dataflow::Taken;
 
 /// Rows that became readable, as the archive takes them.
-pub(crate) fn piece(taken: Taken) -> Piece {
+pub fn piece(taken: Taken) -> Piece {
     let Taken { tick, late, identity, received_ms, batch, section, rows, .. } = taken;
     Piece { identity, received_ms, tick, late, batch, section, rows }
 }
