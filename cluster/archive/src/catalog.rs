@@ -196,7 +196,7 @@ impl Archive {
 }
 
 impl Catalog {
-    fn from_snapshot(mut manifest: Manifest, bytes: &[u8]) -> Result<Self, Error> {
+    pub(crate) fn from_snapshot(mut manifest: Manifest, bytes: &[u8]) -> Result<Self, Error> {
         let path = manifest_path(manifest.number);
         let snapshot =
             manifest.snapshot.take().ok_or_else(|| Error::damaged(&path, "it lacks the snapshot that it must have"))?;
@@ -226,7 +226,7 @@ impl Catalog {
         Ok(())
     }
 
-    fn change(&mut self, manifest: &Manifest) -> Result<(), String> {
+    pub(crate) fn change(&mut self, manifest: &Manifest) -> Result<(), String> {
         for removed in &manifest.removed {
             let file =
                 self.files.remove(&removed.path).ok_or_else(|| format!("it removes {}, which is not there", removed.path))?;

@@ -14,29 +14,44 @@
 //! - What a query reads is checked against checksums that the hash chain covers: a damaged file is an error that names it.
 //! - A file is deleted only some time after the manifest that drops it; what retention drops is counted there.
 //!
-//! `manifest.rs` draws the format of manifests, `layout.rs` the names of objects, `seal.rs` the checksums inside a file.
+//! `manifest.rs` draws the format of manifests, `layout.rs` the names of objects, `seal.rs` the checksums inside a file. As evidence:
+//! `verify.rs` says whether it is what was written, `export.rs` draws a case bundle, `import.rs` takes past events in.
 
 #![forbid(unsafe_code)]
 
+mod bundle;
 pub mod catalog;
+mod chunk;
 mod error;
+#[cfg(test)]
+mod evidence_tests;
+mod export;
+mod import;
+mod jsonl;
 pub mod layout;
 pub mod manifest;
 mod piece;
 mod properties;
+mod query;
 mod read;
 mod seal;
 mod sort;
 pub mod store;
 mod table;
+mod verify;
 mod writer;
 
+pub use bundle::Bundle;
 pub use catalog::{Advance, Archive, Catalog, Change};
 pub use error::Error;
+pub use export::{Exported, export};
+pub use import::{BadLine, Imported, LineDefaults, import_archive, import_lines};
 pub use layout::Table;
 pub use manifest::{FileEntry, Manifest, Position};
 pub use piece::{Convert, Piece};
 pub use properties::outside_schema;
+pub use query::{Answer, cells, files_only, query};
 pub use store::Store;
 pub use table::{Record, RecordSnapshot, RecordTable, Tail, TailRequest};
+pub use verify::{Fault, Progress, Verified, verify};
 pub use writer::{Flush, Writer};

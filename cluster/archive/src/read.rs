@@ -26,8 +26,8 @@ use crate::store::Store;
 /// The checked footer of a file.
 #[derive(Debug)]
 pub(crate) struct Footer {
-    metadata: Arc<ParquetMetaData>,
-    sums: Vec<u32>,
+    pub(crate) metadata: Arc<ParquetMetaData>,
+    pub(crate) sums: Vec<u32>,
     bytes: Bytes,
 }
 
@@ -159,15 +159,18 @@ impl SealedReader {
         let mut fetched = widened.iter().zip(fetched);
         let mut slices = Vec::with_capacity(wanted.len());
         for range in wanted {
-            slices.push(if range.start < end {
+            let mut slice = Bytes::new();
+            if range.start < end {
                 let (whole, bytes) = fetched.next().expect("one was fetched for each");
                 let from = (range.start - whole.start) as usize;
-                bytes.slice(from..from + (range.end.min(end) - range.start) as usize)
-            } else {
-                let from = (range.start - end) as usize;
-                let until = (range.end - end) as usize;
-                footer.bytes.get(from..until).map(Bytes::copy_from_slice).unwrap_or_default()
-            });
+                slice = bytes.slice(from..from + (range.end.min(end) - range.start) as usize);
+            }
+            if range.end > end {
+                let inside = (range.start.max(end) - end) as usize..(range.end - end) as usize;
+                let inside = footer.bytes.get(inside).unwrap_or_default();
+                slice = Bytes::from([&slice[..], inside].concat());
+            }
+            slices.push(slice);
         }
         Ok(slices)
     }

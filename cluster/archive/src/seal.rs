@@ -55,7 +55,7 @@ impl Sealer {
         let groups = self.writer.flushed_row_groups().len();
         self.writer.write(batch).map_err(Error::parquet(format!("writing {}", self.path)))?;
         self.rows += batch.num_rows() as u64;
-        Ok((self.writer.flushed_row_groups().len() > groups).then(|| self.take()))
+        if self.writer.flushed_row_groups().len() > groups { self.take().map(Some) } else { Ok(None) }
     }
 
     /// Bytes of the file so far, about.
@@ -67,7 +67,7 @@ impl Sealer {
     pub(crate) fn finish(mut self) -> Result<(Bytes, Seal), Error> {
         let failed = |path: &str| Error::parquet(format!("writing {path}"));
         self.writer.flush().map_err(failed(&self.path))?;
-        let rest = self.take();
+        let rest = self.take()?;
         let footer_at = self.sums.bytes;
         let sums = KeyValue::new(SUMS_KEY.to_owned(), self.sums.text());
         self.writer.append_key_value_metadata(sums);
@@ -84,10 +84,12 @@ impl Sealer {
         Ok((Bytes::from([&rest[..], &footer[..]].concat()), seal))
     }
 
-    fn take(&mut self) -> Bytes {
+    fn take(&mut self) -> Result<Bytes, Error> {
+        // The writer buffers before it hands bytes on: without this the end of the row groups would count as footer.
+        self.writer.sync().map_err(|error| Error::parquet(format!("writing {}", self.path))(error.into()))?;
         let bytes = std::mem::take(self.writer.inner_mut());
         self.sums.add(&bytes);
-        Bytes::from(bytes)
+        Ok(Bytes::from(bytes))
     }
 }
 

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 mod agent;
+mod archive;
 mod ca;
 mod demo;
 mod node;
@@ -38,6 +39,8 @@ enum Command {
     Sql(sql::Arguments),
     /// Make a certificate authority, and certificates of agents and nodes
     Ca(ca::Arguments),
+    /// Verify, search, export and import the record
+    Archive(archive::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
+        Command::Archive(arguments) => archive::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

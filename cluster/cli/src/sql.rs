@@ -112,7 +112,8 @@ impl Table {
         cells.peek().is_some() && cells.all(|text| text.parse::<f64>().is_ok())
     }
 
-    fn csv(&self) -> String {
+    /// Comma-separated values under a line of names.
+    pub(crate) fn csv(&self) -> String {
         let quoted = |text: &str| match text.contains([',', '"', '\n', '\r']) {
             true => format!("\"{}\"", text.replace('"', "\"\"")),
             false => text.to_owned(),

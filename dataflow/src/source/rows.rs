@@ -174,6 +174,8 @@ impl<'a> Rows<'a> {
             Column::Simulated => Arc::new(BooleanArray::from(vec![host.simulated; rows])),
             Column::Late => Arc::new(BooleanArray::from(vec![stamp.late; rows])),
             Column::Tick => Arc::new(Int64Array::from(vec![i64::try_from(stamp.tick).unwrap_or(i64::MAX); rows])),
+            // What a cluster received is never imported; whoever imports rows says so in their stead.
+            Column::Imported => Arc::new(BooleanArray::from(vec![false; rows])),
             Column::Received => {
                 let received = i64::try_from(stamp.received_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
                 time_array(vec![received; rows], None)

@@ -75,6 +75,11 @@ macro_rules! columns {
 }
 
 impl Column {
+    /// True for columns whose integers may be below zero; all others count or name something, and keep their unsigned bits.
+    pub const fn is_signed(self) -> bool {
+        matches!(self, Self::Result | Self::ExitCode | Self::Signal)
+    }
+
     /// The column of SQL's name.
     pub fn from_name(name: &str) -> Option<Self> {
         static NAMES: OnceLock<HashMap<&'static str, Column>> = OnceLock::new();
@@ -176,6 +181,7 @@ columns! {
     Agent = 231 "agent" Text Key,
     Late = 232 "late" Bool Key,
     Tick = 233 "tick" Int Key,
+    Imported = 234 "imported" Bool Key,
 }
 
 /// One more than the highest number that stands in a frame.
@@ -253,6 +259,7 @@ pub const EVENTS: &[Column] = {
         Simulated,
         Late,
         Tick,
+        Imported,
     ]
 };
 
@@ -285,6 +292,7 @@ pub const SAMPLES: &[Column] = {
         Simulated,
         Late,
         Tick,
+        Imported,
     ]
 };
 
@@ -309,11 +317,11 @@ mod tests {
             login_uid, tty, session_id, parent_process_id, parent_exe, parent_cmdline, ancestors, capabilities, result, path, \
             path_to, flags, mode, src_ip, src_port, dst_ip, dst_port, proto, direction, socket_id, bytes_sent, bytes_received, \
             duration_ms, exit_code, signal, target_pid, dns_name, dns_answers, cgroup, pid_ns, mnt_ns, net_ns, isn_local, \
-            isn_peer, addresses, detail, agent, boot_id, simulated, late, tick";
+            isn_peer, addresses, detail, agent, boot_id, simulated, late, tick, imported";
         assert_eq!(EVENTS.iter().map(|c| c.name()).collect::<Vec<_>>(), events.split(", ").collect::<Vec<_>>());
         let samples = "time, interval_ms, tenant, cloud, region, zone, host, app, container_id, cpu_ms, cpu_limit_ms, mem_bytes, \
             mem_limit_bytes, io_read_bytes, io_write_bytes, net_sent_bytes, net_received_bytes, processes, oom_kills, \
-            throttled_ms, agent, boot_id, simulated, late, tick";
+            throttled_ms, agent, boot_id, simulated, late, tick, imported";
         assert_eq!(SAMPLES.iter().map(|c| c.name()).collect::<Vec<_>>(), samples.split(", ").collect::<Vec<_>>());
     }
 }

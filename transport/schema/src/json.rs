@@ -10,7 +10,7 @@
 //!   given `process_id` stands in for it (as XXH3 of its text), so events with equal `process_id` and `pid` are of one process.
 //!   The same holds for `parent_process_id`, `ppid` and `parent_start_ns`. A missing pid counts as 0 there. Without any of
 //!   them `start_ns` is 0: then a pid is one process per boot.
-//! * `event_id`, `received`, `late` and `tick` belong to the place where an event was stored: they are passed over.
+//! * `event_id`, `received`, `late`, `tick` and `imported` belong to the place where an event was stored: they are passed over.
 //! * A key that is no column is kept in `detail`, if that is absent or an object.
 
 use std::fmt::Write;
@@ -200,12 +200,7 @@ fn int_of(column: Column, value: &Value) -> Option<i64> {
         Value::String(text) => (text.parse().ok(), text.parse().ok()),
         _ => (None, None),
     };
-    if is_signed(column) { signed } else { unsigned.map(u64::cast_signed) }
-}
-
-/// Columns whose integers may be below zero; all others count or name something.
-fn is_signed(column: Column) -> bool {
-    matches!(column, Column::Result | Column::ExitCode | Column::Signal)
+    if column.is_signed() { signed } else { unsigned.map(u64::cast_signed) }
 }
 
 fn wrong(why: String) -> Error {
@@ -243,7 +238,7 @@ pub fn write_line(out: &mut String, line: &JsonEvent) {
     }
     let mut write = |column: Column, cell: Cell<'_>| match cell {
         Cell::Text(text) => write_text(out, column, text),
-        Cell::Int(int) if is_signed(column) => _ = write!(out, ",\"{}\":{int}", column.name()),
+        Cell::Int(int) if column.is_signed() => _ = write!(out, ",\"{}\":{int}", column.name()),
         Cell::Int(int) => _ = write!(out, ",\"{}\":{}", column.name(), int.cast_unsigned()),
     };
     if let Some(container) = &event.container {
@@ -305,7 +300,7 @@ mod tests {
     fn values_are_taken_in_every_form_that_is_documented() {
         let line = r#" {"kind":"exec","time":"1790000000000000001","host":"web-7","region":"eu-west-1","boot_id":
             "6f1c0f6e-9a3b-4c1d-8e2f-0123456789ab","args":["ls","-l"],"pid":"42","exit_code":-1,"socket_id":18446744073709551615,
-            "uid":null,"digest":"ab","detail":{"labels":{"a":"b"}},"event_id":"x","tick":5} "#
+            "uid":null,"digest":"ab","detail":{"labels":{"a":"b"}},"event_id":"x","tick":5,"imported":true} "#
             .replace('\n', "");
         let parsed = parse_line(&line).unwrap();
         assert_eq!(parsed.event.time, 1_790_000_000_000_000_001);
