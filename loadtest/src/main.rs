@@ -87,7 +87,9 @@ enum Command {
         workers: usize,
     },
     /// Write a simulated fleet's past into a new archive, and say what an event costs
-    #[command(after_help = "Example:\n  weir-loadtest record --events 10000000 --dir record && weir archive query record -c 'select count(*) from events'")]
+    #[command(
+        after_help = "Example:\n  weir-loadtest record --events 10000000 --dir record && weir archive query record -c 'select count(*) from events'"
+    )]
     Record {
         /// Directory of the archive
         #[arg(long, value_name = "DIR")]
@@ -177,7 +179,12 @@ fn report_record(done: &Recorded) {
     let per = |total: f64, rows: u64| total / rows.max(1) as f64;
     eprintln!("written          {:>12} rows in {} flushes", done.rows, done.flushes);
     eprintln!("fresh files      {:>12.1} bytes a row", per(done.fresh_bytes as f64, done.rows));
-    eprintln!("in the end       {:>12.1} bytes a row, {} files, {} bytes", per(done.bytes as f64, done.rows), done.files, done.bytes);
+    eprintln!(
+        "in the end       {:>12.1} bytes a row, {} files, {} bytes",
+        per(done.bytes as f64, done.rows),
+        done.files,
+        done.bytes
+    );
     eprintln!("flushing         {:>12.2} us a row", per(done.flushing.as_secs_f64() * 1e6, done.rows));
     eprintln!(
         "compacting       {:>12.2} us a row read, each row {:.1} times",

@@ -110,7 +110,11 @@ impl Past {
     fn new(options: FleetOptions) -> anyhow::Result<Self> {
         let fleet = Fleet::new(options);
         let identity = |host: &crate::fleet::SimHost| -> anyhow::Result<AgentIdentity> {
-            Ok(AgentIdentity { tenant: Name::new("demo")?, region: Name::new(host.region)?, agent: Name::new(format!("sim-{}", host.host.host))? })
+            Ok(AgentIdentity {
+                tenant: Name::new("demo")?,
+                region: Name::new(host.region)?,
+                agent: Name::new(format!("sim-{}", host.host.host))?,
+            })
         };
         let identities = fleet.hosts().iter().map(identity).collect::<Result<_, _>>()?;
         Ok(Self { fleet, identities, next: BTreeMap::new(), offset: 0 })

@@ -7,7 +7,8 @@
 //!   "added": [ { "path": …, "sha256": …, "rows": …, … } ],
 //!   "removed": [ { "path": …, "why": "compacted" } ],
 //!   "holds_set": [], "holds_released": [],
-//!   "snapshot": null }
+//!   "snapshot": null,
+//!   "checksum": "<sha-256 of the same text without this key>" }
 //! ```
 //!
 //! A manifest says what it changes. Every 64th also repeats the whole state as it is after it, so that a reader begins there. The hash
@@ -189,10 +190,12 @@ pub struct Snapshot {
 }
 
 impl Manifest {
-    /// Its bytes. Equal values have equal bytes.
+    /// Its bytes: JSON whose last key, `checksum`, is the SHA-256 of the same JSON without it. Equal values have equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs of texts and numbers always serialise");
-        bytes.push(b'\n');
+        let checksum = sha256_hex(&bytes);
+        bytes.truncate(bytes.len() - CONTENT_END.len());
+        bytes.extend_from_slice(format!("{CHECKSUM_BEGIN}{checksum}{CHECKSUM_END}").as_bytes());
         bytes
     }
 
@@ -203,11 +206,25 @@ impl Manifest {
             format: u32,
         }
         let malformed = |error: serde_json::Error| Error::damaged(path, error.to_string());
-        let lead: Lead = serde_json::from_slice(bytes).map_err(malformed)?;
+        let content = Self::content(path, bytes)?;
+        let lead: Lead = serde_json::from_slice(&content).map_err(malformed)?;
         if lead.format != FORMAT {
             return Err(Error::Format { path: path.to_owned(), found: lead.format, known: FORMAT });
         }
-        serde_json::from_slice(bytes).map_err(malformed)
+        serde_json::from_slice(&content).map_err(malformed)
+    }
+
+    /// The JSON without its checksum, which is found right.
+    pub(crate) fn content(path: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        let split = bytes.len().checked_sub(CHECKSUM_BEGIN.len() + CHECKSUM_DIGITS + CHECKSUM_END.len());
+        let (content, end) = bytes.split_at(split.unwrap_or(0));
+        let digits = std::str::from_utf8(end).ok().and_then(|end| end.strip_prefix(CHECKSUM_BEGIN)?.strip_suffix(CHECKSUM_END));
+        let content = [content, CONTENT_END.as_bytes()].concat();
+        match digits {
+            Some(digits) if *digits == sha256_hex(&content) => Ok(content),
+            Some(_) => Err(Error::damaged(path, "its checksum does not fit its content")),
+            None => Err(Error::damaged(path, "it does not end with its checksum")),
+        }
     }
 }
 
@@ -228,3 +245,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 pub const FORMAT: u32 = 1;
 /// Every so many manifests one repeats everything.
 pub(crate) const SNAPSHOT_EVERY: u64 = 64;
+const CONTENT_END: &str = "\n}";
+const CHECKSUM_BEGIN: &str = ",\n  \"checksum\": \"";
+const CHECKSUM_DIGITS: usize = 64;
+const CHECKSUM_END: &str = "\"\n}\n";

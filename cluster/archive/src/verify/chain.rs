@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use serde_json::Value;
 
 use super::objects::{near, unreadable};
 use super::{Faults, Progress};
@@ -151,11 +150,6 @@ impl Chain {
         if link.number == 1 && !manifest.previous.is_empty() {
             faults.add(&link.path, "it names a manifest before it, though it is the first".to_owned());
         }
-        if !matches!(behind, Behind::Next(_)) && !is_all_known(&link.bytes, manifest) {
-            let why = "it says something that this build does not know: it was changed, or a newer build wrote it";
-            faults.add(&link.path, why.to_owned());
-            intact = false;
-        }
         self.fold(&link, manifest, intact, faults);
     }
 
@@ -233,24 +227,6 @@ impl Doubt {
         self.since = Some(number);
         self.certain.clear();
     }
-}
-
-/// True when everything that the bytes say is in the manifest that was read from them: a field whose name was changed is not passed
-/// over as one that a later build has added.
-fn is_all_known(bytes: &[u8], manifest: &Manifest) -> bool {
-    fn within(said: &Value, known: &Value) -> bool {
-        match (said, known) {
-            (Value::Object(said), Value::Object(known)) => {
-                said.iter().all(|(key, value)| known.get(key).is_some_and(|known| within(value, known)))
-            }
-            (Value::Array(said), Value::Array(known)) => {
-                said.len() == known.len() && said.iter().zip(known).all(|(said, known)| within(said, known))
-            }
-            _ => said == known,
-        }
-    }
-    let (said, known) = (serde_json::from_slice(bytes), serde_json::to_value(manifest));
-    matches!((said, known), (Ok(said), Ok(known)) if within(&said, &known))
 }
 
 /// Manifests that are read before they are needed.
