@@ -16,6 +16,7 @@ use crate::manifest::{
 };
 use crate::read::Footers;
 use crate::store::{Created, Store};
+use crate::sweep::InFlight;
 
 /// An archive that is open. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ pub struct Archive {
     current: Arc<RwLock<Arc<Catalog>>>,
     committing: Arc<tokio::sync::Mutex<()>>,
     footers: Arc<Footers>,
+    in_flight: InFlight,
 }
 
 /// What the archive holds after one manifest.
@@ -58,6 +60,8 @@ pub struct Change {
     pub holds_set: Vec<Hold>,
     /// Names of holds that go.
     pub holds_released: Vec<String>,
+    /// The holds that it heeds: refused when there are others by now. None: a change that drops no row.
+    pub under_holds: Option<BTreeMap<String, Hold>>,
 }
 
 /// A step along the chain.
@@ -74,7 +78,8 @@ pub struct Advance {
 impl Archive {
     /// The archive of a store that may not be reachable yet: nothing is read.
     pub fn new(store: Store) -> Self {
-        Self { store, current: Arc::default(), committing: Arc::default(), footers: Arc::default() }
+        let (current, committing, footers) = (Arc::default(), Arc::default(), Arc::default());
+        Self { store, current, committing, footers, in_flight: InFlight::default() }
     }
 
     /// Opens the archive of a store, and reads its newest catalog.
@@ -91,6 +96,11 @@ impl Archive {
 
     pub(crate) fn footers(&self) -> &Arc<Footers> {
         &self.footers
+    }
+
+    /// What is being put and is named by no manifest yet.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
     }
 
     /// The newest catalog that is known here.
@@ -284,6 +294,9 @@ impl Catalog {
             return Err(fenced);
         }
         if change.removed.iter().any(|removed| !self.files.contains_key(&removed.path)) {
+            return Err(fenced);
+        }
+        if change.under_holds.as_ref().is_some_and(|holds| *holds != self.holds) {
             return Err(fenced);
         }
         Ok(())

@@ -29,6 +29,12 @@ pub fn outside_schema(table: Table) -> SchemaRef {
     schema(table, DataType::Utf8)
 }
 
+/// The columns of a relation while files are merged: a text is a view into the page that it was read from, so that a column of few
+/// long texts takes no more memory than it took in its file.
+pub(crate) fn merge_schema(table: Table) -> SchemaRef {
+    schema(table, DataType::Utf8View)
+}
+
 fn schema(table: Table, text: DataType) -> SchemaRef {
     let fields = table.columns().iter().map(|column| {
         let ty = match column.ty() {
@@ -43,6 +49,12 @@ fn schema(table: Table, text: DataType) -> SchemaRef {
 }
 
 pub(crate) fn properties(stage: Stage) -> WriterProperties {
+    properties_of(stage, u64::MAX)
+}
+
+/// The same for a file that will have no more than `rows_max`: bloom filters are made for so many, then folded to what they hold.
+pub(crate) fn properties_of(stage: Stage, rows_max: u64) -> WriterProperties {
+    let values_max = rows_max.clamp(1, GROUP_ROWS_MAX as u64);
     let level = match stage {
         Stage::Fresh => 1,
         Stage::Compacted => 3,
@@ -51,14 +63,16 @@ pub(crate) fn properties(stage: Stage) -> WriterProperties {
         .set_created_by(format!("weir {}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(level).expect("1 and 3 are levels")))
         .set_max_row_group_row_count(Some(GROUP_ROWS_MAX))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_bloom_filter_fpp(BLOOM_FALSE_POSITIVES);
+        .set_max_row_group_bytes(Some(GROUP_BYTES_MAX))
+        .set_statistics_enabled(EnabledStatistics::Chunk);
     for column in PAGED {
         builder = builder.set_column_statistics_enabled(path(*column), EnabledStatistics::Page);
     }
     for column in BLOOMED {
         builder = builder.set_column_bloom_filter_enabled(path(*column), true);
-        builder = builder.set_column_bloom_filter_max_ndv(path(*column), GROUP_ROWS_MAX as u64);
+        // Only by column: a rate for all would also give every column a filter.
+        builder = builder.set_column_bloom_filter_fpp(path(*column), BLOOM_FALSE_POSITIVES);
+        builder = builder.set_column_bloom_filter_max_ndv(path(*column), values_max);
     }
     // No two are equal: a dictionary would only be given up.
     builder.set_column_dictionary_enabled(path(Column::EventId), false).build()
@@ -92,4 +106,6 @@ const PAGED: &[Column] = &[
 ];
 /// Rows of a row group: what one bloom filter covers, and what the writer holds encoded in memory (about 5 MB).
 pub(crate) const GROUP_ROWS_MAX: usize = 131_072;
+/// The same in bytes, for rows of long texts that nothing compresses.
+pub(crate) const GROUP_BYTES_MAX: usize = 32 << 20;
 const BLOOM_FALSE_POSITIVES: f64 = 0.01;

@@ -18,9 +18,8 @@ use weir_schema::write_time;
 use crate::catalog::Archive;
 use crate::error::Error;
 use crate::layout::Table;
-use crate::manifest::Position;
 use crate::store::Store;
-use crate::table::{Record, RecordSnapshot, Tail, TailRequest};
+use crate::table::{NoTail, Record, RecordSnapshot};
 
 /// Rows of a query.
 #[derive(Debug, Clone)]
@@ -58,20 +57,6 @@ pub async fn query(store: Store, sql: &str) -> Result<Answer, Error> {
 pub async fn files_only(archive: Archive) -> Result<RecordSnapshot, Error> {
     let tick = archive.catalog().position.tick;
     Record::new(archive, Arc::new(NoTail)).at(tick).await
-}
-
-/// Nothing is behind the files.
-#[derive(Debug)]
-struct NoTail;
-
-impl Tail for NoTail {
-    fn read(&self, _request: &TailRequest, _out: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn last_tick(&self, position: &Position) -> Result<u64, Error> {
-        Ok(position.tick)
-    }
 }
 
 /// How a query is spread.

@@ -3,6 +3,7 @@
 //! Rows of the files have ticks up to the catalog's position; the tail gives the rows after it. Both are a pure function of the chain, so
 //! their union at a tick is the same whatever has been flushed or compacted.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,6 +44,20 @@ pub trait Tail: Debug + Send + Sync {
 
     /// The last tick that is chained, seen from this position.
     fn last_tick(&self, position: &Position) -> std::result::Result<u64, Error>;
+}
+
+/// A tail without rows: only what is in files is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoTail;
+
+impl Tail for NoTail {
+    fn read(&self, _request: &TailRequest, _out: &mut dyn FnMut(RecordBatch) -> bool) -> std::result::Result<(), Error> {
+        Ok(())
+    }
+
+    fn last_tick(&self, position: &Position) -> std::result::Result<u64, Error> {
+        Ok(position.tick)
+    }
 }
 
 /// What is asked of a tail.
@@ -134,6 +149,14 @@ impl Record {
 }
 
 impl RecordSnapshot {
+    /// One file by itself.
+    pub(crate) fn alone(archive: &Archive, file: &Arc<FileEntry>) -> Self {
+        let position = Position { tick: file.tick_max, ..Position::default() };
+        let files = BTreeMap::from([(file.path.clone(), Arc::clone(file))]);
+        let catalog = Arc::new(Catalog { position, files, ..Catalog::default() });
+        Self { archive: archive.clone(), tail: Arc::new(NoTail), catalog, state: None, tick: file.tick_max }
+    }
+
     /// A relation of it.
     pub fn table(&self, table: Table) -> RecordTable {
         RecordTable { snapshot: Some(self.clone()), table }

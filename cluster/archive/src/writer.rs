@@ -14,6 +14,7 @@ use crate::piece::{Convert, Piece};
 use crate::properties::{Stage, inside_schema, properties};
 use crate::seal::{Seal, Sealer};
 use crate::sort::in_order;
+use crate::sweep::{InFlight, Spared};
 
 /// Writes what is chained. One per archive at a time; a second one is fenced by the manifests.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Pending {
     objects: Vec<(Path, Bytes)>,
     stored: usize,
     change: Change,
+    /// Keeps the objects from being swept before the manifest names them.
+    _spared: Spared,
 }
 
 impl Writer {
@@ -78,7 +81,9 @@ impl Writer {
             let from_tick = self.archive.catalog().position.tick;
             let (pieces, convert) = (std::mem::take(&mut self.pieces), self.convert);
             (self.rows, self.weight) = (0, 0);
-            let encoded = tokio::task::spawn_blocking(move || Pending::encode(&pieces, convert, from_tick, to, state));
+            let in_flight = self.archive.in_flight().clone();
+            let encoded =
+                tokio::task::spawn_blocking(move || Pending::encode(&pieces, convert, from_tick, to, state, &in_flight));
             self.pending = Some(encoded.await.map_err(|died| Error::Refused(format!("encoding ended: {died}")))??);
         }
         let pending = self.pending.as_mut().expect("there is one now");
@@ -104,7 +109,14 @@ impl Writer {
 }
 
 impl Pending {
-    fn encode(pieces: &[Piece], convert: Convert, from_tick: u64, to: Position, state: Vec<u8>) -> Result<Self, Error> {
+    fn encode(
+        pieces: &[Piece],
+        convert: Convert,
+        from_tick: u64,
+        to: Position,
+        state: Vec<u8>,
+        in_flight: &InFlight,
+    ) -> Result<Self, Error> {
         let state_at = state_path(&random_id());
         let reference = StateRef { path: state_at.to_string(), bytes: state.len() as u64, sha256: sha256_hex(&state) };
         let mut objects = vec![(state_at, Bytes::from(state))];
@@ -117,7 +129,8 @@ impl Pending {
             }
         }
         let advance = Some(Advance { from_tick, to, state: reference });
-        Ok(Self { objects, stored: 0, change: Change { advance, added, ..Change::default() } })
+        let spared = in_flight.enter(objects.iter().map(|(path, _)| path.to_string()));
+        Ok(Self { objects, stored: 0, change: Change { advance, added, ..Change::default() }, _spared: spared })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A directory as an object store whose writes are durable: content synced before its name appears, then the folders.
 //!
 //! `object_store`'s own local store stages and links in one call without a sync. Reading, listing and deleting are left to it.
-//! A staging file is `.stage-<n>` in the root: whatever a crash left there is removed when the store is opened.
+//! A staging file is `.stage-<process>-<n>` in the root: the sweep removes what a crash left there.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
