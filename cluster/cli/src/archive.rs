@@ -198,28 +198,17 @@ async fn run_query(location: &str, command: Option<String>, csv: bool) -> anyhow
 }
 
 async fn hold(location: &str, hold: Hold) -> anyhow::Result<()> {
-    if hold.from.zip(hold.to).is_some_and(|(from, to)| from >= to) {
-        anyhow::bail!("hold {:?} ends before it begins: --from must be before --to", hold.name);
-    }
-    let archive = open(location).await?;
     let name = hold.name.clone();
-    let catalog = archive.commit(&Change { holds_set: vec![hold], ..Change::default() }, now_ms()?).await?;
+    let catalog = weir_archive::hold(&open(location).await?, hold, now_ms()?).await?;
     eprintln!("hold {name} is kept from manifest {} on", catalog.number);
     Ok(())
 }
 
 async fn release(location: &str, name: String) -> anyhow::Result<()> {
     let archive = open(location).await?;
-    let catalog = archive.catalog();
-    if !catalog.holds.contains_key(&name) {
-        let names: Vec<&str> = catalog.holds.keys().map(String::as_str).collect();
-        anyhow::bail!(
-            "there is no hold {name} at {location}: there are {}",
-            if names.is_empty() { "none".into() } else { names.join(", ") }
-        );
-    }
-    let change = Change { holds_released: vec![name.clone()], ..Change::default() };
-    let catalog = archive.commit(&change, now_ms()?).await?;
+    let names = archive.catalog().holds.keys().cloned().collect::<Vec<_>>().join(", ");
+    let released = weir_archive::release(&archive, &name, now_ms()?).await;
+    let catalog = released.with_context(|| format!("holds at {location}: {}", if names.is_empty() { "none" } else { &names }))?;
     eprintln!("hold {name} is released from manifest {} on", catalog.number);
     Ok(())
 }

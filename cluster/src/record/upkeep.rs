@@ -1,7 +1,10 @@
 //! What keeps the archive in shape beside the archivist: compaction, retention, and the removal of what nobody needs any more.
 //!
-//! One job at a time. A job that fails is tried again at the next turn; the files that it left behind are swept.
+//! One job at a time. A job that fails is tried again at the next turn; the objects that it left behind are swept. A file that is found
+//! damaged is left where it is, and out of later jobs: it must not stop the others.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, error, info};
@@ -19,9 +22,10 @@ pub(crate) async fn keep(archive: Archive, config: ArchiveConfig, wall_ms: fn() 
     let mut sweep = Sweep::new(archive.clone(), config.limits.delete_after_ms);
     let mut turn = tokio::time::interval(TURN);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut damaged = BTreeSet::new();
     for number in 0_u64.. {
         turn.tick().await;
-        told(compact_all(&archive, &sizes, wall_ms).await, "compaction");
+        told(compact_all(&archive, &sizes, &mut damaged, wall_ms).await, "compaction");
         if number.is_multiple_of(RETENTION_TURNS) {
             told(retain_once(&archive, &rules, wall_ms()).await, "retention");
             told(sweep.run(wall_ms()).await.map(|swept| debug!(?swept, "archive swept")), "sweep");
@@ -29,12 +33,27 @@ pub(crate) async fn keep(archive: Archive, config: ArchiveConfig, wall_ms: fn() 
     }
 }
 
-async fn compact_all(archive: &Archive, sizes: &Sizes, wall_ms: fn() -> u64) -> Result<(), Error> {
-    while let Some(job) = choose(&archive.catalog(), sizes, wall_ms()) {
-        let compacted = compact(archive, &job, sizes, wall_ms()).await?;
-        metrics::archive_compacted(compacted.rows);
+async fn compact_all(
+    archive: &Archive,
+    sizes: &Sizes,
+    damaged: &mut BTreeSet<String>,
+    wall_ms: fn() -> u64,
+) -> Result<(), Error> {
+    loop {
+        let mut catalog = archive.catalog();
+        if !damaged.is_empty() {
+            Arc::make_mut(&mut catalog).files.retain(|path, _| !damaged.contains(path));
+        }
+        let Some(job) = choose(&catalog, sizes, wall_ms()) else { return Ok(()) };
+        match compact(archive, &job, sizes, wall_ms()).await {
+            Ok(compacted) => metrics::archive_compacted(compacted.rows),
+            Err(Error::Damaged { path, why }) if damaged.insert(path.clone()) => {
+                metrics::archive_failed();
+                error!(path, why, "a file of the archive is damaged: it is not compacted; restore it from a copy");
+            }
+            Err(failed) => return Err(failed),
+        }
     }
-    Ok(())
 }
 
 async fn retain_once(archive: &Archive, rules: &[Rule], now_ms: u64) -> Result<(), Error> {
