@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use weir_archive::manifest::Hold;
-use weir_archive::{Archive, Change, Progress, Store, Verified, cells, query, verify};
+use weir_archive::{Archive, Progress, Store, Verified, cells, query, verify};
 use weir_schema::{Name, parse_time, write_time};
 
 use crate::sql::Table;
