@@ -7,6 +7,8 @@ mod archivist;
 mod cursor;
 #[cfg(test)]
 mod flaky;
+#[cfg(test)]
+mod s3_tests;
 mod tail;
 #[cfg(test)]
 mod tests;

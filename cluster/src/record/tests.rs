@@ -33,13 +33,13 @@ fn settings() -> ViewSettings {
 }
 
 /// One node's log, the chain, and the oracle.
-struct World {
+pub(super) struct World {
     disk: SimDisk,
     shared: PathBuf,
     chain: Option<Journal>,
     logs: Vec<Option<Journal>>,
     appended: Vec<u64>,
-    tick: u64,
+    pub(super) tick: u64,
     oracle: Intake,
     books: BTreeMap<Table, Vec<Row>>,
     next_seq: BTreeMap<(usize, u8), u64>,
@@ -47,7 +47,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed);
         let shared = PathBuf::from("/shared");
         let mut world = Self {
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// The next tick, with these frames: (log, record).
-    fn chain(&mut self, commands: Vec<Command>, frames: Vec<(usize, Vec<u8>)>) {
+    pub(super) fn chain(&mut self, commands: Vec<Command>, frames: Vec<(usize, Vec<u8>)>) {
         self.tick += 100;
         let mut arrived = Vec::new();
         for (log, record) in frames {
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Frames of one tick out of a few numbers.
-    fn frames(&mut self, spec: &[(usize, u8, i64, usize)]) -> Vec<(usize, Vec<u8>)> {
+    pub(super) fn frames(&mut self, spec: &[(usize, u8, i64, usize)]) -> Vec<(usize, Vec<u8>)> {
         let mut frames = Vec::new();
         for (agent, what, ago_ms, log) in spec {
             let (agent, log) = (*agent, *log);
@@ -193,7 +193,7 @@ async fn seen(snapshot: &RecordSnapshot, table: Table) -> Vec<Row> {
     seen
 }
 
-async fn check(world: &World, archive: &Archive, tick: u64) {
+pub(super) async fn check(world: &World, archive: &Archive, tick: u64) {
     let snapshot = world.record(archive).at(tick).await.unwrap();
     assert_eq!(seen(&snapshot, Table::Events).await, world.expected(Table::Events, tick), "events at {tick}");
     let without_ids = |rows: Vec<Row>| {
@@ -205,7 +205,7 @@ async fn check(world: &World, archive: &Archive, tick: u64) {
 }
 
 /// An archivist from the last manifest on, up to `until`; its death leaves what it leaves.
-async fn archive_up_to(world: &World, archive: &Archive, until: u64) -> Result<(), String> {
+pub(super) async fn archive_up_to(world: &World, archive: &Archive, until: u64) -> Result<(), String> {
     let catalog = archive.refresh().await.map_err(|error| error.to_string())?;
     let state = match &catalog.state {
         Some(state) => Some(archive.read_state(state).await.map_err(|error| error.to_string())?),
@@ -221,7 +221,7 @@ async fn archive_up_to(world: &World, archive: &Archive, until: u64) -> Result<(
     writer.flush(cursor.position(), state, 0).await.map(drop).map_err(|error| error.to_string())
 }
 
-fn block_on(work: impl Future<Output = ()>) {
+pub(super) fn block_on(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(work);
 }
 

@@ -43,6 +43,11 @@ impl Store {
     /// Credentials and endpoints come from the environment, under the names that the clouds' own tools use (`AWS_…`, `GOOGLE_…`,
     /// `AZURE_…`). A directory is made when it is missing.
     pub fn open(location: &str) -> Result<Self, Error> {
+        Self::open_with(location, std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value)))
+    }
+
+    /// The same with other variables than the environment's, in lower case.
+    pub fn open_with(location: &str, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
         let wrong = |why: String| Error::Location { url: location.to_owned(), why };
         let Some((scheme, rest)) = location.split_once("://") else {
             return Ok(Self::new(Arc::new(LocalStore::open(location.as_ref())?), location));
@@ -55,9 +60,8 @@ impl Store {
         if matches!(known, ObjectStoreScheme::Http | ObjectStoreScheme::Memory | ObjectStoreScheme::Local) {
             return Err(wrong("write a path, s3://, gs:// or az://".to_owned()));
         }
-        let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
         let (inner, _) =
-            object_store::parse_url_opts(&url, environment).map_err(|error| wrong(format!("{error}: see the credentials")))?;
+            object_store::parse_url_opts(&url, variables).map_err(|error| wrong(format!("{error}: see the credentials")))?;
         Ok(Self::new(Arc::new(PrefixStore::new(inner, path)), location))
     }
 
