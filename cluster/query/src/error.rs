@@ -24,6 +24,9 @@ pub enum Error {
     /// Threads of the searches could not be started.
     #[error("could not start threads for searches: {0}")]
     Threads(std::io::Error),
+    /// What is defined over the record could not be planned.
+    #[error("could not plan the relations over the record: {0}")]
+    Definitions(SqlError),
 }
 
 /// Why a statement was refused or failed.
@@ -57,7 +60,7 @@ impl SqlError {
 
     /// A relation that does not exist.
     pub fn unknown_relation(name: impl std::fmt::Display) -> Self {
-        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name).collect();
+        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name).chain(crate::inventory::names()).collect();
         Self::new(UNKNOWN_RELATION, format!("relation \"{name}\" does not exist"))
             .with_hint(format!("relations are {}", known.join(", ")))
     }

@@ -12,8 +12,11 @@ mod error;
 mod functions;
 mod health;
 mod http;
+mod inventory;
+mod lineage;
 mod live;
 mod pgwire;
+mod process_tree;
 mod search;
 mod session;
 mod statement;
@@ -94,7 +97,8 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
         let searches = search::Searches::start(searches_max).map_err(Error::Threads)?;
         Ok(session::PastReads { record, searches })
     });
-    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone());
+    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone()).await;
+    let engine = engine.map_err(Error::Definitions)?;
     let health = health::Health::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(health.clone().watch(live.clone()));

@@ -23,16 +23,20 @@ use weir_dataflow::{RelationInfo, relation, relations};
 
 use crate::error::{self, SqlError};
 use crate::functions;
+use crate::inventory::{self, HOSTS_NAME, Inventory};
 use crate::live::{Live, LiveError};
+use crate::process_tree::ProcessTree;
 use crate::search::Searches;
 use crate::statement::{Asked, Show, Statement, parse};
-use crate::tables::{self, CATALOG, Past, SCHEMA, Slot, wanted};
+use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
 
 /// Answers statements.
 #[derive(Clone)]
 pub(crate) struct Engine {
     live: Live,
     past: Option<PastReads>,
+    /// What is defined over the record.
+    inventory: Option<Arc<Inventory>>,
     limits: QueryLimits,
     state: Arc<SessionState>,
 }
@@ -87,7 +91,7 @@ struct Read {
 
 impl Engine {
     /// An engine over live relations.
-    pub(crate) fn new(live: Live, past: Option<PastReads>, limits: QueryLimits) -> Self {
+    pub(crate) async fn new(live: Live, past: Option<PastReads>, limits: QueryLimits) -> Result<Self, SqlError> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -99,7 +103,27 @@ impl Engine {
         options.execution.time_zone = Some("UTC".into());
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(functions::all());
-        Self { live, past, limits, state: Arc::new(builder.build()) }
+        let mut engine = Self { live, past, inventory: None, limits, state: Arc::new(builder.build()) };
+        if engine.past.is_some() {
+            let (state, _) = engine.state()?;
+            engine.inventory = Some(Arc::new(Inventory::plan(&state).await?));
+        }
+        let mut state = engine.state.as_ref().clone();
+        state.register_udtf(inventory::PROCESS_TREE, Arc::new(ProcessTree::new(engine.inventory.as_deref())));
+        engine.state = Arc::new(state);
+        Ok(engine)
+    }
+
+    /// Every relation that can be asked for.
+    pub(crate) fn relations(&self) -> impl Iterator<Item = &RelationInfo> {
+        relations().iter().chain(self.inventory.iter().flat_map(|inventory| inventory.views()))
+    }
+
+    fn info(&self, name: &str) -> Result<&RelationInfo, SqlError> {
+        self.relations().find(|info| info.name == name).ok_or_else(|| match inventory::needs_record(name) {
+            true => inventory::no_record(name),
+            false => SqlError::unknown_relation(name),
+        })
     }
 
     /// Plans a query over the relations' columns.
@@ -108,9 +132,14 @@ impl Engine {
         for name in state.resolve_table_references(parsed)? {
             let ours = name.schema().is_none_or(|schema| schema == SCHEMA);
             let inside = name.schema() == Some("information_schema");
-            if !inside && (!ours || relation(name.table()).is_none()) {
+            let tree = name.table() == inventory::PROCESS_TREE && self.inventory.is_some();
+            if inside || (ours && tree) {
+                continue;
+            }
+            if !ours {
                 return Err(SqlError::unknown_relation(name));
             }
+            self.info(name.table())?;
         }
         let plan = state.statement_to_plan(parsed.clone()).await?;
         match &plan {
@@ -138,7 +167,8 @@ impl Engine {
             None => planned.plan.clone(),
         };
         // The plan was made over another, empty snapshot: put this query's tables in its scans.
-        let plan = tables::rebind(plan, &slot, self.past())?;
+        let hosts = self.recorded_hosts(&plan, planned.as_of).await?;
+        let plan = tables::rebind(plan, &Binding { slot: &slot, past: self.past(), hosts })?;
         let optimised = state.optimize(&plan)?;
         let wanted = match &optimised {
             LogicalPlan::Explain(explain) => {
@@ -161,6 +191,19 @@ impl Engine {
                 .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
         }
         Ok(Answer { schema, batches, tick, completeness, note })
+    }
+
+    /// What `hosts` is, when it is asked for at a tick that the workers do not hold.
+    async fn recorded_hosts(&self, plan: &LogicalPlan, as_of: Option<u64>) -> Result<Option<&LogicalPlan>, SqlError> {
+        let (Some(tick), Some(inventory)) = (as_of, &self.inventory) else { return Ok(None) };
+        if wanted(plan)?.iter().all(|read| read.info.name != HOSTS_NAME) {
+            return Ok(None);
+        }
+        match self.live.frontier().await {
+            Ok(frontier) if tick >= frontier.since => Ok(None),
+            Ok(_) | Err(LiveError::Away) => Ok(Some(inventory.hosts())),
+            Err(other) => Err(other.into()),
+        }
     }
 
     fn past(&self) -> Past {
@@ -218,16 +261,18 @@ impl Engine {
     }
 
     /// All rows of one relation, for HTTP.
-    pub(crate) async fn relation(&self, info: &'static RelationInfo, limit: Option<u64>) -> Result<Answer, SqlError> {
-        if self.is_recorded(info) {
+    pub(crate) async fn relation(&self, name: &str, limit: Option<u64>) -> Result<Answer, SqlError> {
+        let live = relation(name).filter(|info| !self.is_recorded(info));
+        let Some(info) = live else {
             // The latest first: the whole record is nothing to look through.
+            let latest = if self.is_recorded(self.info(name)?) { "tick desc, time desc" } else { "last_seen desc" };
             let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
-            let sql = format!("select * from {} order by tick desc, time desc limit {limit}", info.name);
+            let sql = format!("select * from {name} order by {latest} limit {limit}");
             return match parse(&sql)?.pop() {
                 Some(Statement::Query(asked)) => self.run(&self.plan(&asked).await?, None).await,
                 _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
             };
-        }
+        };
         let mut wanted = tables::Wanted { info, columns: (0..info.schema.fields().len()).collect(), limit };
         wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
         let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
@@ -249,19 +294,19 @@ impl Engine {
     pub(crate) async fn show(&self, show: &Show) -> Result<Answer, SqlError> {
         let schema = show.schema();
         let columns: Vec<Vec<String>> = match show {
-            Show::Views => vec![names(|info| info.standing)],
+            Show::Views => vec![self.names(|info| info.standing || info.sql.is_some())],
             Show::Tables => {
-                let kinds = relations().iter().map(|info| self.kind_of(info).to_owned());
-                vec![names(|_| true), kinds.collect()]
+                let kinds = self.relations().map(|info| self.kind_of(info).to_owned());
+                vec![self.names(|_| true), kinds.collect()]
             }
             Show::Columns(name) => {
-                let info = relation(name).ok_or_else(|| SqlError::unknown_relation(name))?;
+                let info = self.info(name)?;
                 let fields = info.schema.fields();
                 let types = fields.iter().map(|field| crate::encode::type_name(field.data_type()).to_owned());
                 vec![fields.iter().map(|field| field.name().clone()).collect(), types.collect()]
             }
             Show::Create(name) => {
-                let info = relation(name).ok_or_else(|| SqlError::unknown_relation(name))?;
+                let info = self.info(name)?;
                 let sql = info
                     .sql
                     .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
@@ -276,11 +321,16 @@ impl Engine {
     }
 
     fn kind_of(&self, info: &RelationInfo) -> &'static str {
-        match (info.standing, self.is_recorded(info)) {
-            (true, _) => "standing",
-            (false, true) => "recorded",
-            (false, false) => "tail",
+        match (info.standing, info.sql.is_some(), self.is_recorded(info)) {
+            (true, ..) => "standing",
+            (false, true, _) => "view",
+            (false, false, true) => "recorded",
+            (false, false, false) => "tail",
         }
+    }
+
+    fn names(&self, keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
+        self.relations().filter(|info| keep(info)).map(|info| info.name.to_owned()).collect()
     }
 
     async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
@@ -295,7 +345,7 @@ impl Engine {
     fn state(&self) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past())?);
+        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past(), self.inventory.as_deref())?);
         let memory = usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(memory))).build_arc()?;
         let state = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
@@ -319,10 +369,6 @@ impl Show {
             Self::Setting(name) => vec![text(name)],
         }))
     }
-}
-
-fn names(keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
-    relations().iter().filter(|info| keep(info)).map(|info| info.name.to_owned()).collect()
 }
 
 /// What clients ask for when they connect.

@@ -13,11 +13,16 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableScan, TableType};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, SubqueryAlias, TableProviderFilterPushDown, TableScan, TableSource, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use weir_archive::{RecordSnapshot, Table as Recorded};
 use weir_dataflow::RelationInfo;
 use weir_dataflow::handle::Read;
+
+use crate::inventory::{HOSTS_NAME, Inventory};
+use crate::process_tree::Tree;
 
 /// What one query reads, put here between planning and running.
 #[derive(Debug, Default)]
@@ -104,11 +109,14 @@ impl Past {
     }
 }
 
-/// A catalog of all relations over one snapshot.
-pub(crate) fn catalog(slot: &Arc<Slot>, past: Past) -> Result<Arc<dyn CatalogProvider>> {
+/// A catalog of all relations over one snapshot, and of those that are defined over the record.
+pub(crate) fn catalog(slot: &Arc<Slot>, past: Past, inventory: Option<&Inventory>) -> Result<Arc<dyn CatalogProvider>> {
     let schema = MemorySchemaProvider::new();
     for info in weir_dataflow::relations() {
         schema.register_table(info.name.into(), Arc::new(Table { info, past, slot: Arc::clone(slot) }))?;
+    }
+    for (name, view) in inventory.into_iter().flat_map(Inventory::tables) {
+        schema.register_table(name.into(), view)?;
     }
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema(SCHEMA, Arc::new(schema))?;
@@ -136,6 +144,11 @@ pub(crate) fn wanted(plan: &LogicalPlan) -> Result<Vec<Wanted>> {
 }
 
 fn one(scan: &TableScan) -> Option<Wanted> {
+    if Tree::of(scan).is_some() {
+        // Its lookups read what they need when the query runs.
+        let info = weir_dataflow::relation(Recorded::Events.name())?;
+        return Some(Wanted { info, columns: BTreeSet::new(), limit: None });
+    }
     let ours = scan.table_name.schema().is_none_or(|schema| schema == SCHEMA);
     let info = weir_dataflow::relation(scan.table_name.table()).filter(|_| ours)?;
     let columns = match &scan.projection {
@@ -199,13 +212,40 @@ pub(crate) const SCHEMA: &str = "public";
 /// The catalog that holds the schema: the database's name.
 pub(crate) const CATALOG: &str = "weir";
 
+/// What a plan is bound to before it runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Binding<'a> {
+    /// The snapshot.
+    pub(crate) slot: &'a Arc<Slot>,
+    /// Where the past comes from.
+    pub(crate) past: Past,
+    /// What `hosts` is, when the workers do not hold it at the tick.
+    pub(crate) hosts: Option<&'a LogicalPlan>,
+}
+
 /// The same plan over this snapshot's tables.
-pub(crate) fn rebind(plan: LogicalPlan, slot: &Arc<Slot>, past: Past) -> Result<LogicalPlan> {
+pub(crate) fn rebind(plan: LogicalPlan, binding: &Binding<'_>) -> Result<LogicalPlan> {
+    let Binding { slot, past, hosts } = *binding;
     let rebound = plan.transform_down_with_subqueries(|node| {
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        if let Some(tree) = Tree::of(&scan) {
+            scan.source = tree.on(slot);
+            return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
+        }
         let Some(wanted) = one(&scan) else { return Ok(Transformed::no(LogicalPlan::TableScan(scan))) };
+        if let Some(definition) = hosts.filter(|_| wanted.info.name == HOSTS_NAME) {
+            // Its own scans are bound next: the walk goes on below it.
+            let view = SubqueryAlias::try_new(Arc::new(definition.clone()), scan.table_name)?;
+            return Ok(Transformed::yes(LogicalPlan::SubqueryAlias(view)));
+        }
         scan.source = provider_as_source(Arc::new(Table { info: wanted.info, past, slot: Arc::clone(slot) }));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
     Ok(rebound.data)
+}
+
+/// The recorded events of a snapshot, to build plans on.
+pub(crate) fn recorded_events(slot: &Arc<Slot>) -> Result<Arc<dyn TableSource>> {
+    let Some(info) = weir_dataflow::relation(Recorded::Events.name()) else { return internal_err!("there are no events") };
+    Ok(provider_as_source(Arc::new(Table { info, past: Past::Record, slot: Arc::clone(slot) })))
 }

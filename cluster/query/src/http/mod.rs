@@ -63,17 +63,16 @@ async fn loopback_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Requ
     told(StatusCode::FORBIDDEN, &json!({ "error": "there are no passwords yet, so only loopback is let in" }))
 }
 
-async fn views() -> Response {
-    told(StatusCode::OK, &json!({ "relations": names() }))
+async fn views(State(shared): State<Arc<Shared>>) -> Response {
+    told(StatusCode::OK, &json!({ "relations": names(&shared.engine) }))
 }
 
 async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query(limit): Query<Limit>) -> Response {
-    let Some(info) = weir_dataflow::relation(&name) else {
-        let error = format!("relation \"{name}\" does not exist");
-        return told(StatusCode::NOT_FOUND, &json!({ "error": error, "relations": names() }));
-    };
-    match shared.engine.relation(info, limit.limit).await.and_then(|answer| body(&answer, Some(info.name))) {
+    match shared.engine.relation(&name, limit.limit).await.and_then(|answer| body(&answer, Some(&name))) {
         Ok(body) => told(StatusCode::OK, &body),
+        Err(error) if error.code == error::UNKNOWN_RELATION => {
+            told(StatusCode::NOT_FOUND, &json!({ "error": error.message, "relations": names(&shared.engine) }))
+        }
         Err(error) => failed(&error),
     }
 }
@@ -137,8 +136,8 @@ fn told(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
-fn names() -> Vec<&'static str> {
-    weir_dataflow::relations().iter().map(|info| info.name).collect()
+fn names(engine: &Engine) -> Vec<&'static str> {
+    engine.relations().map(|info| info.name).collect()
 }
 
 const PATHS: [&str; 5] = ["/v1/views", "/v1/views/{name}", "/v1/query?sql=", "/healthz", "/metrics"];
