@@ -32,4 +32,4 @@ pub use feed::{Arrived, Feed, FeedStep, Tick};
 pub use relations::{RelationInfo, relation, relations};
 pub use run::{EngineOptions, Error, run};
 pub use settings::{Command, ViewSettings};
-pub use source::{Admission, Dedupe, Intake, IntakeError, Tail, Taken, schema_of};
+pub use source::{Admission, Dedupe, Intake, IntakeError, Tail, Taken, gather, schema_of};

@@ -134,9 +134,8 @@ impl Archive {
     /// Reads one manifest.
     pub async fn manifest(&self, number: u64) -> Result<(Vec<u8>, Manifest), Error> {
         let path = manifest_path(number);
-        let bytes = match self.store.read_if_there(&path).await? {
-            Some(bytes) => bytes,
-            None => return Err(Error::damaged(&path, "it is missing, though later ones are there")),
+        let Some(bytes) = self.store.read_if_there(&path).await? else {
+            return Err(Error::damaged(&path, "it is missing, though later ones are there"));
         };
         let manifest = Manifest::decode(path.as_ref(), &bytes)?;
         if manifest.number != number {

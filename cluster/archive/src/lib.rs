@@ -59,7 +59,7 @@ pub use hold::{hold, release};
 pub use import::{BadLine, Imported, LineDefaults, import_archive, import_lines};
 pub use layout::Table;
 pub use manifest::{FileEntry, Hold, Manifest, Position};
-pub use piece::{Convert, Piece};
+pub use piece::{Convert, Part, Piece};
 pub use properties::outside_schema;
 pub use query::{Answer, cells, files_only, query};
 pub use retention::{DroppedFile, Rule, retain};

@@ -26,9 +26,12 @@ pub struct Piece {
     pub rows: Option<Vec<u32>>,
 }
 
-/// Turns rows of a piece (its own, or these numbers of its section's rows, in any order) into the columns of its relation, in the relation's order. Text is
-/// `Dictionary(UInt32, Utf8)`, times are nanoseconds in UTC.
-pub type Convert = fn(&Piece, Option<&[u32]>) -> RecordBatch;
+/// Some rows of a piece: its own, or these numbers of its section's rows, in this order.
+pub type Part<'a> = (&'a Piece, Option<&'a [u32]>);
+
+/// Turns the rows of all parts, which are of one relation, into the columns of its relation, in the relation's order. Text is
+/// `Utf8`, times are nanoseconds in UTC.
+pub type Convert = fn(&[Part<'_>]) -> RecordBatch;
 
 impl Piece {
     /// The rows' section.

@@ -19,12 +19,7 @@ pub(crate) enum Stage {
     Compacted,
 }
 
-/// The columns of a relation as they are handed to the Parquet writer.
-pub(crate) fn inside_schema(table: Table) -> SchemaRef {
-    schema(table, DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8)))
-}
-
-/// The columns of a relation as they are read.
+/// The columns of a relation as they are written and read.
 pub fn outside_schema(table: Table) -> SchemaRef {
     schema(table, DataType::Utf8)
 }

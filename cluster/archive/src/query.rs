@@ -102,7 +102,7 @@ pub(crate) fn failed(error: DataFusionError) -> Error {
 /// DataFusion's message, without the list of all columns that it adds to a wrong one.
 pub(crate) fn in_short(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
-    text.split_once("\nValid fields are").map_or(text.clone(), |(short, _)| short.to_owned())
+    text.split_once("\nValid fields are").map_or_else(|| text.clone(), |(short, _)| short.to_owned())
 }
 
 /// The cells of a batch as PostgreSQL would write them, row by row; times with all their digits.

@@ -2,11 +2,11 @@
 //!
 //! Sections come nearly sorted, so whole pieces are put in order, and rows only where pieces overlap in time.
 
-use arrow::array::RecordBatch;
-use arrow::compute::interleave_record_batch;
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::compute::take_record_batch;
 
 use crate::error::Error;
-use crate::piece::{Convert, Piece};
+use crate::piece::{Convert, Part, Piece};
 
 /// Hands out the rows of the pieces in order.
 pub(crate) fn in_order(
@@ -16,16 +16,39 @@ pub(crate) fn in_order(
 ) -> Result<(), Error> {
     let mut order: Vec<Ordered<'_>> = pieces.iter().filter(|piece| !piece.is_empty()).map(Ordered::new).collect();
     order.sort_by(|a, b| a.group().cmp(&b.group()).then(a.first.cmp(&b.first)));
+    let mut together = Together { convert, parts: Vec::new(), rows: 0 };
     for group in order.chunk_by(|a, b| a.group() == b.group()) {
         if group.windows(2).all(|pair| pair[0].last <= pair[1].first) {
             for ordered in group {
-                out(&convert(ordered.piece, ordered.rows.as_deref()))?;
+                together.add(ordered.part(), out)?;
             }
         } else {
+            together.hand_out(out)?;
             interleaved(group, convert, out)?;
         }
     }
-    Ok(())
+    together.hand_out(out)
+}
+
+/// Parts that are converted in one go: a batch of few rows would cost more than they.
+struct Together<'a> {
+    convert: Convert,
+    parts: Vec<Part<'a>>,
+    rows: usize,
+}
+
+impl<'a> Together<'a> {
+    fn add(&mut self, part: Part<'a>, out: &mut dyn FnMut(&RecordBatch) -> Result<(), Error>) -> Result<(), Error> {
+        self.rows += part.1.map_or_else(|| part.0.len(), <[u32]>::len);
+        self.parts.push(part);
+        if self.rows < ROWS_TOGETHER { Ok(()) } else { self.hand_out(out) }
+    }
+
+    fn hand_out(&mut self, out: &mut dyn FnMut(&RecordBatch) -> Result<(), Error>) -> Result<(), Error> {
+        self.rows = 0;
+        let parts = std::mem::take(&mut self.parts);
+        if parts.is_empty() { Ok(()) } else { out(&(self.convert)(&parts)) }
+    }
 }
 
 /// A piece, with its rows in order of time.
@@ -55,6 +78,10 @@ impl<'a> Ordered<'a> {
         (identity.tenant.as_str(), identity.region.as_str(), self.piece.section().kind.as_str(), &batch.host.host)
     }
 
+    fn part(&self) -> Part<'_> {
+        (self.piece, self.rows.as_deref())
+    }
+
     fn times(&self) -> Vec<i64> {
         let times = &self.piece.section().times;
         match &self.rows {
@@ -70,19 +97,16 @@ fn interleaved(
     convert: Convert,
     out: &mut dyn FnMut(&RecordBatch) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let batches: Vec<RecordBatch> = group.iter().map(|ordered| convert(ordered.piece, ordered.rows.as_deref())).collect();
-    let batches: Vec<&RecordBatch> = batches.iter().collect();
-    let mut rows: Vec<(i64, usize, usize)> = Vec::new();
-    for (piece, ordered) in group.iter().enumerate() {
-        rows.extend(ordered.times().into_iter().enumerate().map(|(row, time)| (time, piece, row)));
-    }
-    rows.sort_unstable();
-    for rows in rows.chunks(INTERLEAVED_ROWS) {
-        let places: Vec<(usize, usize)> = rows.iter().map(|(_, piece, row)| (*piece, *row)).collect();
-        let batch = interleave_record_batch(&batches, &places);
+    let parts: Vec<Part<'_>> = group.iter().map(Ordered::part).collect();
+    let whole = convert(&parts);
+    let times: Vec<i64> = group.iter().flat_map(Ordered::times).collect();
+    let mut rows: Vec<u64> = (0..times.len() as u64).collect();
+    rows.sort_by_key(|row| times[*row as usize]);
+    for rows in rows.chunks(ROWS_TOGETHER) {
+        let batch = take_record_batch(&whole, &UInt64Array::from(rows.to_vec()));
         out(&batch.map_err(|error| Error::Parquet { what: "sorting rows".to_owned(), why: error.to_string() })?)?;
     }
     Ok(())
 }
 
-const INTERLEAVED_ROWS: usize = 8_192;
+const ROWS_TOGETHER: usize = 8_192;

@@ -54,10 +54,10 @@ impl Upload {
     /// Gives it up.
     pub(crate) async fn abort(&mut self) {
         self.travelling.shutdown().await;
-        if let Some(mut parts) = self.parts.take() {
-            if let Err(why) = parts.abort().await {
-                tracing::warn!(path = %self.path, %why, "parts of an upload that failed may be left in the store");
-            }
+        if let Some(mut parts) = self.parts.take()
+            && let Err(why) = parts.abort().await
+        {
+            tracing::warn!(path = %self.path, %why, "parts of an upload that failed may be left in the store");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::layout::{Table, fresh_path, random_id, state_path};
 use crate::manifest::{FileEntry, Position, StateRef, sha256_hex};
 use crate::piece::{Convert, Piece};
-use crate::properties::{Stage, inside_schema, properties};
+use crate::properties::{Stage, outside_schema, properties};
 use crate::seal::{Seal, Sealer};
 use crate::sort::in_order;
 use crate::sweep::{InFlight, Spared};
@@ -140,7 +140,7 @@ pub(crate) fn fresh_file(table: Table, pieces: &[Piece], convert: Convert) -> Re
         return Ok(None);
     }
     let path = fresh_path(table, &random_id()).to_string();
-    let mut sealer = Sealer::new(&path, inside_schema(table), properties(Stage::Fresh))?;
+    let mut sealer = Sealer::new(&path, outside_schema(table), properties(Stage::Fresh))?;
     let mut bytes = Vec::new();
     in_order(pieces, convert, &mut |batch| {
         bytes.extend(sealer.write(batch)?.into_iter().flatten());

@@ -18,8 +18,8 @@ pub(crate) use archivist::{Archivist, start};
 pub use tail::ChainTail;
 
 use arrow::array::RecordBatch;
-use weir_archive::{Convert, Piece, Table};
-use weir_dataflow::Taken;
+use weir_archive::{Convert, Part, Piece, Table, outside_schema};
+use weir_dataflow::{Taken, gather};
 
 /// Rows that became readable, as the archive takes them.
 pub fn piece(taken: Taken) -> Piece {
@@ -27,25 +27,21 @@ pub fn piece(taken: Taken) -> Piece {
     Piece { identity, received_ms, tick, late, batch, section, rows }
 }
 
-/// The columns of a piece's rows: the engine's own conversion.
+/// The columns of pieces' rows: the engine's own conversion.
 pub const CONVERT: Convert = convert;
 
-fn convert(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
-    let Piece { identity, received_ms, tick, late, batch, section, rows: own } = piece;
-    let table = piece.table();
-    let tail = match table {
+fn convert(parts: &[Part<'_>]) -> RecordBatch {
+    let table = parts.first().map_or(Table::Events, |(piece, _)| piece.table());
+    let taken: Vec<Taken> = parts.iter().map(|(piece, _)| taken(piece)).collect();
+    let parts: Vec<_> = taken.iter().zip(parts).map(|(taken, (_, rows))| (taken, *rows)).collect();
+    gather(&parts, table.columns(), &outside_schema(table))
+}
+
+fn taken(piece: &Piece) -> Taken {
+    let Piece { identity, received_ms, tick, late, batch, section, rows } = piece.clone();
+    let tail = match piece.table() {
         Table::Events => weir_dataflow::Tail::Events,
         Table::Samples => weir_dataflow::Tail::Samples,
     };
-    let taken = Taken {
-        tail,
-        tick: *tick,
-        late: *late,
-        identity: identity.clone(),
-        received_ms: *received_ms,
-        batch: batch.clone(),
-        section: *section,
-        rows: own.clone(),
-    };
-    taken.record_batch(table.columns(), &weir_dataflow::schema_of(table.columns()), rows)
+    Taken { tail, tick, late, identity, received_ms, batch, section, rows }
 }

@@ -15,8 +15,8 @@ use weir_schema::{
 use crate::catalog::{Archive, Change};
 use crate::error::Error;
 use crate::manifest::{Hold, Position};
-use crate::piece::Piece;
-use crate::properties::inside_schema;
+use crate::piece::{Part, Piece};
+use crate::properties::outside_schema;
 use crate::query::{Answer, cells, query};
 use crate::store::Store;
 use crate::verify::{Verified, verify};
@@ -198,11 +198,16 @@ enum Value {
 }
 
 /// Row by row, without any haste.
-pub(super) fn convert(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
+pub(super) fn convert(parts: &[Part<'_>]) -> RecordBatch {
+    let batches: Vec<RecordBatch> = parts.iter().map(|(piece, rows)| convert_one(piece, *rows)).collect();
+    arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+fn convert_one(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
     let rows = rows.map_or_else(|| piece.row_numbers(), <[u32]>::to_vec);
     let before: usize = piece.batch.sections[..piece.section].iter().map(|section| section.rows()).sum();
     let events = piece.batch.events();
-    let schema = inside_schema(piece.table());
+    let schema = outside_schema(piece.table());
     let columns = piece.table().columns().iter().zip(schema.fields()).map(|(column, field)| {
         let value = |row: &u32| value(piece, &events[before + *row as usize], *row, *column);
         let values: Vec<Value> = rows.iter().map(value).collect();

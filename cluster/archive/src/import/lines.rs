@@ -124,6 +124,8 @@ struct Step {
 
 /// Who sent events, what host saw them, and in what lane: what a frame has one of.
 type Sender = (Name, Name, Lane, HostKey);
+/// What each has sent: its host, and its events with their line numbers.
+type Senders = BTreeMap<Sender, (Host, Vec<(u64, Event)>)>;
 type HostKey = (Arc<str>, Option<Arc<str>>, Option<Arc<str>>, [u8; 16], bool);
 
 impl Lines {
@@ -153,7 +155,7 @@ impl Lines {
 
     /// Reads some lines.
     fn step(&mut self, stamp: Stamp) -> Result<Step, Error> {
-        let mut senders: BTreeMap<Sender, (Host, Vec<(u64, Event)>)> = BTreeMap::new();
+        let mut senders: Senders = BTreeMap::new();
         let (mut line, mut gathered, mut is_last) = (Vec::new(), 0, false);
         while gathered < GATHERED_BYTES {
             let Some(whole) = next_line(&mut self.reader, &mut line).map_err(unread(&self.path))? else {
@@ -181,7 +183,7 @@ impl Lines {
         Ok(Step { batches, is_last })
     }
 
-    fn gather(&self, parsed: JsonEvent, senders: &mut BTreeMap<Sender, (Host, Vec<(u64, Event)>)>) {
+    fn gather(&self, parsed: JsonEvent, senders: &mut Senders) {
         let JsonEvent { mut host, tenant, region, event, .. } = parsed;
         if host.host.is_empty() {
             host.host = UNNAMED_HOST.into();
@@ -258,7 +260,7 @@ impl Lines {
                 section,
                 rows: None,
             };
-            let mut rows = as_text(table, &(stamp.convert)(&piece, None))?;
+            let mut rows = as_text(table, &(stamp.convert)(&[(&piece, None)]))?;
             if table == Table::Events {
                 let numbers = numbers.get(&content.kind).map_or(&[][..], Vec::as_slice);
                 let mut ids = EventIds::new(identity, self.epoch, batch.header.lane);

@@ -14,8 +14,8 @@ use weir_schema::{
 };
 
 use crate::layout::Table;
-use crate::piece::Piece;
-use crate::properties::inside_schema;
+use crate::piece::{Part, Piece};
+use crate::properties::outside_schema;
 use crate::table::RecordSnapshot;
 
 /// What tests look at: event id (none for samples), tick, time, host, kind (none for samples), container.
@@ -116,7 +116,12 @@ pub(crate) fn rows_of(piece: &Piece) -> Vec<Row> {
 }
 
 /// A conversion without any cleverness: every row by itself, from its event.
-pub(crate) fn convert(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
+pub(crate) fn convert(parts: &[Part<'_>]) -> RecordBatch {
+    let batches: Vec<RecordBatch> = parts.iter().map(|(piece, rows)| convert_one(piece, *rows)).collect();
+    arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+fn convert_one(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
     let section = piece.section();
     let before: usize = piece.batch.sections[..piece.section].iter().map(|section| section.rows()).sum();
     let events = piece.batch.events();
@@ -125,8 +130,11 @@ pub(crate) fn convert(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
         let cells = rows.iter().map(|row| cell(piece, *column, *row, &events[before + *row as usize]));
         array(*column, cells)
     });
+    let schema = outside_schema(piece.table());
+    let columns = columns.zip(schema.fields()).map(|(column, field)| arrow::compute::cast(&column, field.data_type()).unwrap());
+    let columns: Vec<ArrayRef> = columns.collect();
     assert!(rows.iter().all(|row| (*row as usize) < section.rows()));
-    RecordBatch::try_new(inside_schema(piece.table()), columns.collect()).unwrap()
+    RecordBatch::try_new(schema, columns).unwrap()
 }
 
 #[derive(Debug, Clone)]

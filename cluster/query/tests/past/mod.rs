@@ -16,10 +16,10 @@ use object_store::memory::InMemory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
-use weir_archive::{Archive, Piece, Position, Record, Store, Table, Tail, TailRequest, Writer, outside_schema};
+use weir_archive::{Archive, Part, Piece, Position, Record, Store, Table, Tail, TailRequest, Writer, outside_schema};
 use weir_config::QueryLimits;
 use weir_dataflow::{
-    Admission, Arrived, Command, EngineOptions, Feed, FeedStep, Intake, Taken, Tick, ViewSettings, run, schema_of,
+    Admission, Arrived, Command, EngineOptions, Feed, FeedStep, Intake, Taken, Tick, ViewSettings, gather, run, schema_of,
 };
 use weir_query::{RecordOptions, Running, ServeOptions, serve};
 use weir_schema::{
@@ -180,11 +180,15 @@ fn piece(taken: Taken) -> Piece {
 }
 
 /// As the cluster does it.
-fn convert(piece: &Piece, rows: Option<&[u32]>) -> RecordBatch {
-    let Piece { identity, received_ms, tick, late, batch, section, rows: own } = piece.clone();
-    let (table, tail) = (piece.table(), tail_of(piece.table()));
-    let taken = Taken { tail, tick, late, identity, received_ms, batch, section, rows: own };
-    taken.record_batch(table.columns(), &schema_of(table.columns()), rows)
+fn convert(parts: &[Part<'_>]) -> RecordBatch {
+    let taken = |piece: &Piece| {
+        let Piece { identity, received_ms, tick, late, batch, section, rows } = piece.clone();
+        Taken { tail: tail_of(piece.table()), tick, late, identity, received_ms, batch, section, rows }
+    };
+    let table = parts[0].0.table();
+    let taken: Vec<Taken> = parts.iter().map(|(piece, _)| taken(piece)).collect();
+    let parts: Vec<_> = taken.iter().zip(parts).map(|(taken, (_, rows))| (taken, *rows)).collect();
+    gather(&parts, table.columns(), &outside_schema(table))
 }
 
 fn tail_of(table: Table) -> weir_dataflow::Tail {
