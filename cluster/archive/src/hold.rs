@@ -25,8 +25,11 @@ pub async fn hold(archive: &Archive, hold: Hold, now_ms: u64) -> Result<Arc<Cata
 
 /// Releases a hold: retention may drop its rows again.
 pub async fn release(archive: &Archive, name: &str, now_ms: u64) -> Result<Arc<Catalog>, Error> {
-    if !archive.refresh().await?.holds.contains_key(name) {
-        return Err(Error::Refused(format!("there is no hold {name:?}")));
+    let catalog = archive.refresh().await?;
+    if !catalog.holds.contains_key(name) {
+        let known: Vec<&str> = catalog.holds.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(Error::Refused(format!("there is no hold {name:?}: there are {known}")));
     }
     archive.commit(&Change { holds_released: vec![name.to_owned()], ..Change::default() }, now_ms).await
 }

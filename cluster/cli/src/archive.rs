@@ -205,10 +205,7 @@ async fn hold(location: &str, hold: Hold) -> anyhow::Result<()> {
 }
 
 async fn release(location: &str, name: String) -> anyhow::Result<()> {
-    let archive = open(location).await?;
-    let names = archive.catalog().holds.keys().cloned().collect::<Vec<_>>().join(", ");
-    let released = weir_archive::release(&archive, &name, now_ms()?).await;
-    let catalog = released.with_context(|| format!("holds at {location}: {}", if names.is_empty() { "none" } else { &names }))?;
+    let catalog = weir_archive::release(&open(location).await?, &name, now_ms()?).await?;
     eprintln!("hold {name} is released from manifest {} on", catalog.number);
     Ok(())
 }

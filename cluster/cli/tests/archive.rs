@@ -66,7 +66,7 @@ fn past_events_become_evidence() {
     done(at, &["hold", "--archive", "record", "case-17", "--host", "web-7", "--from", "2026-11-23T16:00:00Z", "--note", "audit"]);
     let files = done(at, &["files", "record"]);
     assert!(files.contains("bytes/row") && files.contains("\nholds:\n") && files.contains("case-17  web-7"), "{files}");
-    failed(at, &["release", "--archive", "record", "case-18"], 1, "there is no hold case-18 at record: there are case-17");
+    failed(at, &["release", "--archive", "record", "case-18"], 1, "there is no hold \"case-18\": there are case-17");
     done(at, &["release", "--archive", "record", "case-17"]);
     assert!(!done(at, &["files", "record"]).contains("holds"));
 
