@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Frames of one tick out of a few numbers.
-    pub(super) fn frames(&mut self, spec: &[(usize, u8, i64, usize)]) -> Vec<(usize, Vec<u8>)> {
+    pub(super) fn frames(&mut self, spec: &[FrameSpec]) -> Vec<(usize, Vec<u8>)> {
         let mut frames = Vec::new();
         for (agent, what, ago_ms, log) in spec {
             let (agent, log) = (*agent, *log);
@@ -225,7 +225,10 @@ pub(super) fn block_on(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(work);
 }
 
-fn steps() -> impl Strategy<Value = Vec<(u8, Vec<(usize, u8, i64, usize)>, u8)>> {
+/// Agent, what it sends, how far its rows lie back, into which log.
+type FrameSpec = (usize, u8, i64, usize);
+
+fn steps() -> impl Strategy<Value = Vec<(u8, Vec<FrameSpec>, u8)>> {
     let frame = (0..4usize, 0..4u8, prop_oneof![Just(1i64), Just(-400), Just(900)], 0..2usize);
     proptest::collection::vec((0..6u8, proptest::collection::vec(frame, 0..4), 0..12u8), 4..14)
 }
