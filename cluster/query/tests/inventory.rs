@@ -18,7 +18,7 @@ use world::Random;
 fn seed() -> u64 {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = std::env::var("WEIR_SEED").map_or(clock.as_nanos() as u64, |seed| seed.parse().unwrap());
-    println!("WEIR_SEED={seed}");
+    eprintln!("WEIR_SEED={seed}");
     seed
 }
 
@@ -47,7 +47,7 @@ async fn the_views_are_the_recomputation_at_any_tick() {
     let events = told(&chain);
     assert!(events.iter().any(|told| told.late), "nothing is late");
     let node = Node::start("views", &chain, Some(record(&chain, &flushes(&mut random, TICKS)).await)).await;
-    let views: [(&str, fn(&[Told]) -> Rows); 4] =
+    let views: [(&str, Plain); 4] =
         [(CONTAINERS, plain::containers), (PROCESSES, plain::processes), (APPS, plain::apps), (HOSTS, plain::hosts)];
     let last = TICKS - 1;
     // The workers hold the last ticks alone: there `hosts` is theirs, before it is the record's.
@@ -321,6 +321,9 @@ async fn without_a_record_the_config_key_is_named() {
     }
     assert!(node.lines("show tables").await.iter().all(|line| !line.ends_with("|view")));
 }
+
+/// A plain recomputation of a view.
+type Plain = fn(&[Told]) -> Rows;
 
 const TICKS: usize = 100;
 const CONTAINER: &str = "c0ffee12";

@@ -53,8 +53,8 @@ impl Agent {
         let name = |text: &str| Name::new(text).unwrap();
         let host = Host {
             host: host.into(),
-            cloud: (boot % 3 != 0).then(|| "aws".into()),
-            zone: (boot % 2 == 0).then(|| format!("{region}a").into()),
+            cloud: (!boot.is_multiple_of(3)).then(|| "aws".into()),
+            zone: boot.is_multiple_of(2).then(|| format!("{region}a").into()),
             boot_id: BootId([boot; 16]),
             simulated: boot % 4 == 1,
         };
