@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_config::NodeConfig;
-use weir_dataflow::handle::{At, Client, Digest, Request, Response};
+use weir_dataflow::handle::{At, Client, Digest, Failure, Request, Response};
 use weir_journal::{Disk, Offset, Reader, RealDisk};
 
 use crate::chain::ChainRecord;
@@ -56,13 +56,18 @@ pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Repla
         workers.is_running()?;
         std::thread::sleep(CONNECT_EVERY);
     };
-    let answers =
-        client.ask(&Request::Digest { id: 1, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
-    match answers.into_iter().next() {
-        Some(Response::Digests { tick, views, .. }) => Ok(Replayed { tick, views }),
-        Some(Response::Failed { failure, .. }) => Err(Error::Engine(failure.to_string())),
-        other => Err(Error::Engine(format!("unexpected answer {other:?}"))),
+    // A long log takes longer to read than a question waits: ask again for as long as the workers are at it.
+    for id in 1.. {
+        let answers =
+            client.ask(&Request::Digest { id, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
+        match answers.into_iter().next() {
+            Some(Response::Digests { tick, views, .. }) => return Ok(Replayed { tick, views }),
+            Some(Response::Failed { failure: Failure::TimedOut { .. }, .. }) => workers.is_running()?,
+            Some(Response::Failed { failure, .. }) => return Err(Error::Engine(failure.to_string())),
+            other => return Err(Error::Engine(format!("unexpected answer {other:?}"))),
+        }
     }
+    unreachable!("there are enough numbers")
 }
 
 /// A worker child that ends with this value. Its standard output goes nowhere: what is printed are the digests alone.
