@@ -61,7 +61,7 @@ pub enum Error {
     #[error("the chain behind the archive could not be read: {0}")]
     Tail(String),
     /// The chain behind this catalog is forgotten: a newer catalog holds it.
-    #[error("the chain behind manifest {number} is forgotten: the archive is read again")]
+    #[error("the chain behind manifest {number} is forgotten, a newer manifest holds it: ask again")]
     Behind {
         /// Number of the catalog that is too old.
         number: u64,

@@ -29,7 +29,7 @@ pub struct Manifest {
     pub number: u64,
     /// SHA-256 of the bytes of the manifest before, in hexadecimal; empty in the first.
     pub previous: String,
-    /// Random, so that a writer whose outcome was unclear can tell its own manifest from another's.
+    /// Random: no two manifests have equal bytes, not even two that say the same.
     pub nonce: String,
     /// The writer's clock. Told to people, never part of an answer.
     pub written_ms: u64,
