@@ -58,7 +58,7 @@ pub use export::{Exported, export};
 pub use hold::{hold, release};
 pub use import::{BadLine, Imported, LineDefaults, import_archive, import_lines};
 pub use layout::Table;
-pub use manifest::{FileEntry, Hold, Manifest, Position};
+pub use manifest::{Dropped, FileEntry, Hold, Manifest, Position, Why};
 pub use piece::{Convert, Part, Piece};
 pub use properties::outside_schema;
 pub use query::{Answer, cells, files_only, query};

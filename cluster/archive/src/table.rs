@@ -115,6 +115,17 @@ impl Record {
         &self.archive
     }
 
+    /// The newest catalog that can be reached: while the store is away, the last one that was read here.
+    pub async fn newest(&self) -> std::result::Result<Arc<Catalog>, Error> {
+        match self.archive.refresh().await {
+            Ok(catalog) => Ok(catalog),
+            Err(error) => {
+                let known = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                known.filter(|_| error.is_store()).map(|known| known.catalog).ok_or(error)
+            }
+        }
+    }
+
     /// The record at a tick, over the newest catalog that can be reached: while the store is away, the last one that was read here.
     pub async fn at(&self, tick: u64) -> std::result::Result<RecordSnapshot, Error> {
         let known = || self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();

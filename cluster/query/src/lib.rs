@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod as_of;
+mod dropped;
 mod encode;
 mod error;
 mod functions;

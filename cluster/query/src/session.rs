@@ -21,6 +21,7 @@ use weir_config::QueryLimits;
 use weir_dataflow::handle::{At, Completeness};
 use weir_dataflow::{RelationInfo, relation, relations};
 
+use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
 use crate::functions;
 use crate::inventory::{self, HOSTS_NAME, Inventory};
@@ -224,7 +225,12 @@ impl Engine {
             let snapshot = self.live.peek(as_of.map_or(At::Latest, At::Tick), asked).await?;
             read.note = note(&live, &snapshot.completeness);
             (read.tick, read.completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
-            slot.fill(&live, snapshot.reads)?;
+            let mut reads = snapshot.reads;
+            for (wanted, batches) in live.iter().zip(&mut reads) {
+                let columns: Vec<usize> = wanted.columns.iter().copied().collect();
+                batches.extend(self.dropped(wanted.info, &columns, &mut read.note).await?);
+            }
+            slot.fill(&live, reads)?;
         }
         if let (Some(past), false) = (&self.past, recorded.is_empty()) {
             let tick = match read.tick {
@@ -236,6 +242,26 @@ impl Engine {
             read.searches = Some(past.searches.clone());
         }
         Ok(read)
+    }
+
+    /// The rows of `losses` that the record knows of: what retention dropped. While its store is away the others are told alone.
+    async fn dropped(
+        &self,
+        info: &RelationInfo,
+        columns: &[usize],
+        note: &mut Option<String>,
+    ) -> Result<Option<RecordBatch>, SqlError> {
+        let Some(past) = self.past.as_ref().filter(|_| info.name == LOSSES_NAME) else { return Ok(None) };
+        match past.record.newest().await {
+            Ok(catalog) => {
+                let rows = dropped::rows(&catalog, &info.schema, columns).map_err(datafusion::error::DataFusionError::from)?;
+                Ok(Some(rows))
+            }
+            Err(away) => {
+                *note = Some(format!("what retention has dropped is not among the losses: {away}"));
+                Ok(None)
+            }
+        }
     }
 
     /// The tick at which a query of the record alone is answered.
@@ -281,13 +307,16 @@ impl Engine {
         let snapshot = timed.map_err(|_| SqlError::new(error::TIMED_OUT, "the workers did not answer in time"))??;
         let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let mut batches = Vec::new();
-        for batch in snapshot.reads.into_iter().flatten() {
+        let mut note = None;
+        let columns: Vec<usize> = (0..info.schema.fields().len()).collect();
+        let dropped = self.dropped(info, &columns, &mut note).await?;
+        for batch in snapshot.reads.into_iter().flatten().chain(dropped) {
             let rows = batch.num_rows().min(left);
             left -= rows;
             batches.push(batch.slice(0, rows));
         }
         let schema = Arc::clone(&info.schema);
-        Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness), note: None })
+        Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness), note })
     }
 
     /// What this server knows by itself.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use past::plain::{self, APPS, CONTAINERS, HOSTS, PROCESSES, TREE};
 use past::story::story;
 use past::{Agent, Chain, Node, Rows, Told, event, record, tick_of, told};
+use weir_archive::{Rule, Sizes, choose, compact, retain};
 use weir_schema::{Container, Event, Fields, Kind, Process};
 use world::Random;
 
@@ -20,6 +21,30 @@ fn seed() -> u64 {
     let seed = std::env::var("WEIR_SEED").map_or(clock.as_nanos() as u64, |seed| seed.parse().unwrap());
     eprintln!("WEIR_SEED={seed}");
     seed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_dropped_is_among_the_losses() {
+    let chain = story(seed(), TICKS);
+    let record = record(&chain, &[TICKS - 1]).await;
+    let archive = record.archive().clone();
+    let node = Node::start("dropped", &chain, Some(record)).await;
+    let lost =
+        "select reason, class, region, sum(lost) from losses where reason like 'retention%' group by 1, 2, 3 order by 1, 2, 3";
+    assert!(node.ask(lost).await.is_empty());
+    let rows = node.ask("select kind, region, count(*) from events where not imported group by 1, 2 order by 1, 2").await;
+    // Compaction gives files by kind and region; those of events go, because no byte is left for them.
+    let sizes = Sizes { fresh_ms_max: 0, ..Sizes::default() };
+    while let Some(job) = choose(&archive.catalog(), &sizes, tick_of(TICKS)) {
+        compact(&archive, &job, &sizes, tick_of(TICKS)).await.unwrap();
+    }
+    let rule = Rule { table: Some(weir_archive::Table::Events), bytes: Some(0), ..Rule::default() };
+    assert!(!retain(&archive, &[rule], tick_of(TICKS)).await.unwrap().is_empty());
+    let expected: Rows = rows.into_iter().map(|row| [vec![Some("retention_bytes".to_owned())], row].concat()).collect();
+    assert_eq!(node.ask(lost).await, expected);
+    let (status, body) = node.http("/v1/views/losses").await;
+    assert!(status == 200 && body.contains("retention_bytes"), "{status} {body}");
+    assert_eq!(node.lines("select count(*) from events").await, ["0"]);
 }
 
 fn until(told: &[Told], tick: u64) -> Vec<Told> {
