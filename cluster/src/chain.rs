@@ -12,11 +12,12 @@ use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use weir_schema::Name;
 
 use crate::error::Error;
+use crate::generation::Generation;
 
 /// One link of the chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChainRecord {
-    /// Which formation of the cluster wrote it.
+    /// Which writer wrote it: each one that takes the chain over has the next number.
     pub generation: u64,
     /// Random per record, so that a writer whose outcome was unclear can tell its own record from another's.
     pub nonce: u128,
@@ -40,6 +41,8 @@ pub enum Command {
     },
     /// For the engine.
     Engine(EngineCommand),
+    /// The workers' mesh is this from now on.
+    Form(Generation),
 }
 
 impl ChainRecord {
@@ -59,11 +62,11 @@ impl ChainRecord {
 }
 
 /// What the records up to some tick have established.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChainState {
     /// Last tick.
     pub tick: u64,
-    /// Last generation.
+    /// Last writer's number.
     pub generation: u64,
     /// Registered logs, by index.
     pub logs: Vec<Name>,
@@ -71,6 +74,10 @@ pub struct ChainState {
     pub offsets: Vec<u64>,
     /// The views' settings, known from the first record on.
     pub settings: Option<ViewSettings>,
+    /// Tells this cluster from others: the nonce of its first record.
+    pub cluster: u128,
+    /// The newest formation of the mesh.
+    pub formed: Option<Generation>,
 }
 
 impl ChainState {
@@ -92,6 +99,13 @@ impl ChainState {
                     self.offsets.push(0);
                 }
                 Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
+                Command::Form(generation) => {
+                    let last = self.formed.as_ref().map_or(0, |formed| formed.number);
+                    if generation.number <= last {
+                        return Err(Error::ChainRecord(format!("forms generation {} after {last}", generation.number)));
+                    }
+                    self.formed = Some(generation.clone());
+                }
             }
         }
         for (index, offset) in &record.logs {
@@ -101,6 +115,9 @@ impl ChainState {
                 return Err(Error::ChainRecord(format!("takes log {index} back from {known} to {offset}")));
             }
             *known = *offset;
+        }
+        if self.tick == 0 {
+            self.cluster = record.nonce;
         }
         self.tick = record.tick;
         self.generation = record.generation;

@@ -1,24 +1,35 @@
 //! The worker child: the second process of a node. It reads the chain and the logs, keeps every view, and answers on a socket.
 //!
-//! A death in the mesh ends all of its workers, so they live apart from ingest and serving. The child ends with its parent: the
-//! parent holds the other end of its standard input.
+//! A death in the mesh ends all of its workers, so they live apart from ingest and serving. The parent hands over two descriptors:
+//!
+//! ```text
+//! standard input     a socket: first `Start` (length u32, postcard), then nothing; the child ends when it ends
+//!                    the other way lines of text: `met`, `unreachable NODE…`
+//! standard output    the listening socket of the mesh, which the parent keeps for the children to come
+//! ```
+//!
+//! The child prints nothing there; its log goes to standard error.
 
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
-use tracing::{error, info, warn};
+use tracing::info;
 use weir_config::NodeConfig;
 use weir_dataflow::{EngineOptions, Feed};
 use weir_journal::RealDisk;
+use weir_transport::{PeerTls, Purpose};
 
 use crate::error::Error;
-pub use crate::feed::Until;
-use crate::feed::{ChainFeed, Share};
-use crate::{layout, metrics};
+use crate::feed::{ChainFeed, Share, Until};
+use crate::mesh::{self, Place, Sockets, Unreachable};
 
 /// How a node starts its worker child: a program and its arguments.
 #[derive(Debug, Clone)]
@@ -29,74 +40,152 @@ pub struct ChildCommand {
     pub arguments: Vec<String>,
 }
 
-/// Runs the workers of this node over the chain, without end or to a tick, until the parent goes. Blocks; after the last tick
-/// the workers go on answering.
-pub fn run(config: &NodeConfig, until: Until) -> Result<(), Error> {
-    end_with_parent();
-    let disk = Arc::new(RealDisk);
-    let processes = config.mesh.addresses.len().max(1);
-    let feed = |local: usize| -> Box<dyn Feed> {
-        let share = Share { worker: config.mesh.process * config.workers + local, workers: processes * config.workers };
-        Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, until))
-    };
-    let options = EngineOptions {
-        process: config.mesh.process,
-        workers: config.workers,
-        addresses: config.mesh.addresses.iter().map(ToString::to_string).collect(),
-        socket: match until {
-            Until::Forever => layout::engine_socket(&config.data_dir),
-            Until::Tick(_) => layout::replay_socket(&config.data_dir),
-        },
-    };
-    weir_dataflow::run(options, (0..config.workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
+/// What a child is to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// Its place in the mesh.
+    pub(crate) place: Place,
+    /// The last tick of a replay; none: it follows the chain.
+    pub(crate) until: Option<u64>,
+    /// Where it answers.
+    pub(crate) socket: PathBuf,
 }
 
-fn end_with_parent() {
-    let wait = || {
+/// What a child says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// All links of the mesh stand.
+    Met,
+    /// These members could not be reached; the child ends.
+    Unreachable(Vec<String>),
+}
+
+/// Runs the workers that the parent asked for, until it goes. Blocks; after a replay's last tick the workers go on answering.
+pub fn run(config: &NodeConfig) -> Result<(), Error> {
+    let inherited = |what| move |why| Error::File { what, path: "the parent's descriptors".into(), why };
+    let (mut control, listener) = descriptors().map_err(inherited("take over"))?;
+    let start = read_start(&mut control).map_err(inherited("read the start from"))?;
+    end_with_parent(control.try_clone().map_err(inherited("watch"))?);
+    // Its threads move bytes between the mesh and the workers for as long as the process lives.
+    let links = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("mesh").enable_all().build();
+    let links = links.map_err(inherited("start threads beside"))?;
+    let sockets = match meet(config, &start.place, listener, links.handle())? {
+        Ok(sockets) => sockets,
+        Err(Unreachable(nodes)) => {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            say(&mut control, &Report::Unreachable(nodes.clone()));
+            return Err(Error::Mesh(format!("{} could not be reached in time", nodes.join(", "))));
+        }
+    };
+    say(&mut control, &Report::Met);
+    work(config, &start, sockets)
+}
+
+fn meet(
+    config: &NodeConfig,
+    place: &Place,
+    listener: TcpListener,
+    links: &tokio::runtime::Handle,
+) -> Result<Result<Sockets, Unreachable>, Error> {
+    if place.generation.members.len() < 2 {
+        return Ok(Ok(Vec::new()));
+    }
+    let tls = PeerTls::load(&config.tls, Purpose::Mesh)?;
+    let within = Duration::from_millis(config.mesh.limits.meet_ms_max);
+    let met = links.block_on(mesh::meet(tls, listener, place.clone(), within));
+    met.map_err(|failed| Error::Mesh(failed.to_string()))
+}
+
+fn work(config: &NodeConfig, start: &Start, links: Sockets) -> Result<(), Error> {
+    let disk = Arc::new(RealDisk);
+    let Place { generation, process, .. } = &start.place;
+    let (workers, until) = (generation.workers as usize, start.until.map_or(Until::Forever, Until::Tick));
+    let feed = |local: usize| -> Box<dyn Feed> {
+        let share = Share { worker: process * workers + local, workers: generation.workers_total() };
+        Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, until))
+    };
+    let options = EngineOptions { process: *process, workers, links, socket: start.socket.clone() };
+    weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
+}
+
+fn descriptors() -> io::Result<(UnixStream, TcpListener)> {
+    let control: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let listener: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok((control.into(), listener.into()))
+}
+
+fn read_start(control: &mut UnixStream) -> io::Result<Start> {
+    let mut length = [0; 4];
+    control.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    let mut bytes = Vec::new();
+    control.take(u64::from(length.min(START_BYTES_MAX))).read_to_end(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(io::Error::other)
+}
+
+/// Nobody may be there any more to hear it.
+fn say(control: &mut UnixStream, report: &Report) {
+    let _ = control.write_all(report.line().as_bytes());
+}
+
+fn end_with_parent(mut control: UnixStream) {
+    let wait = move || {
         let mut byte = [0; 1];
-        // Nothing is ever sent: any return means that the parent has gone.
-        let _ = std::io::stdin().read(&mut byte);
+        // Nothing more is ever sent: any return means that the parent has gone.
+        let _ = control.read(&mut byte);
         std::process::exit(0);
     };
     std::thread::Builder::new().name("parent".to_owned()).spawn(wait).expect("a thread can be started");
 }
 
-/// Keeps a worker child running: starts it, and starts it again when it ends. Ends when dropped.
-pub async fn supervise(command: ChildCommand) {
-    let mut pause = PAUSE_MIN;
-    loop {
-        match start(&command) {
-            Ok(mut child) => {
-                let started = tokio::time::Instant::now();
-                // Held, because waiting would close it, and with it the child.
-                let _parent_end = child.stdin.take();
-                let ended = child.wait().await;
-                metrics::engine_ended();
-                match ended {
-                    Ok(status) => warn!(%status, "the worker child ended; starting it again"),
-                    Err(failed) => error!(error = %failed, "the worker child could not be waited for"),
-                }
-                if started.elapsed() > PAUSE_MAX * 2 {
-                    pause = PAUSE_MIN;
-                }
-            }
-            Err(failed) => error!(error = %failed, program = %command.program.display(), "the worker child could not be started"),
+/// Starts a child. It ends when the returned socket, or the child itself, is dropped.
+pub(crate) fn start(command: &ChildCommand, listener: &TcpListener, start: &Start) -> io::Result<(Child, UnixStream)> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let child = Command::new(&command.program)
+        .args(&command.arguments)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(OwnedFd::from(listener.try_clone()?)))
+        .kill_on_drop(true)
+        .spawn()?;
+    let bytes = postcard::to_stdvec(start).map_err(io::Error::other)?;
+    ours.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    ours.write_all(&bytes)?;
+    let generation = start.place.generation.number;
+    info!(pid = child.id(), generation, process = start.place.process, "worker child started");
+    Ok((child, ours))
+}
+
+impl Report {
+    fn line(&self) -> String {
+        match self {
+            Self::Met => "met\n".to_owned(),
+            Self::Unreachable(nodes) => format!("unreachable {}\n", nodes.join(" ")),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    }
+
+    /// Reads a line back; nothing for another one.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        match words.next()? {
+            "met" => Some(Self::Met),
+            "unreachable" => Some(Self::Unreachable(words.map(str::to_owned).collect())),
+            _ => None,
+        }
     }
 }
 
-fn start(command: &ChildCommand) -> std::io::Result<Child> {
-    let child = Command::new(&command.program)
-        .args(&command.arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    info!(pid = child.id(), "worker child started");
-    Ok(child)
-}
+/// A start of the largest mesh has a few kilobytes.
+const START_BYTES_MAX: u32 = 1 << 20;
 
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_read_back() {
+        for report in [Report::Met, Report::Unreachable(vec!["n1".to_owned(), "n2".to_owned()])] {
+            assert_eq!(Report::parse(&report.line()), Some(report));
+        }
+        assert_eq!(Report::parse("what?"), None);
+    }
+}

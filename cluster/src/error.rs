@@ -44,6 +44,9 @@ pub enum Error {
     /// Agents' side of the node.
     #[error("transport: {0}")]
     Transport(weir_transport::Error),
+    /// The links between the workers of several nodes.
+    #[error("mesh: {0}")]
+    Mesh(String),
     /// The engine.
     #[error("engine: {0}")]
     Engine(String),

@@ -27,7 +27,7 @@ pub(crate) struct Share {
 
 /// Where a feed ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub(crate) enum Until {
     /// Never: it follows the chain.
     Forever,
     /// After the last record whose tick is not above this one.
@@ -128,7 +128,7 @@ impl Tail {
         }
         let engine = |command| match command {
             Command::Engine(command) => Some(command),
-            Command::RegisterLog { .. } => None,
+            Command::RegisterLog { .. } | Command::Form(_) => None,
         };
         let commands: Vec<EngineCommand> = record.commands.into_iter().filter_map(engine).collect();
         Ok(Tick { tick: record.tick, commands, frames })
@@ -223,12 +223,12 @@ mod tests {
         let settings = ViewSettings::default();
         let mut holder = Holder::take(disk.clone(), shared, settings, 1_000).unwrap().unwrap();
         assert!(Holder::take(disk.clone(), shared, settings, 1_000).unwrap().is_none(), "the chain has one holder");
-        holder.step(0).unwrap();
+        holder.step(0, vec![]).unwrap();
         first.append(&stamped(2).encode()).unwrap();
         second.append(&stamped(3).encode()).unwrap();
         second.sync().unwrap();
         // Record 2 of the first log is appended and not synced: the chain may not name it yet.
-        let last = holder.step(100).unwrap();
+        let last = holder.step(100, vec![]).unwrap();
 
         let whole = ticks(shared, Share { worker: 0, workers: 1 }, last);
         assert_eq!(whole.iter().map(numbers).collect::<Vec<_>>(), [vec![(0, 0, 1)], vec![(1, 0, 3)]]);
@@ -240,6 +240,6 @@ mod tests {
 
         drop(holder);
         let mut again = Holder::take(disk, shared, settings, 0).unwrap().unwrap();
-        assert!(again.step(0).unwrap() > last, "ticks rise over a restart, whatever the wall clock says");
+        assert!(again.step(0, vec![]).unwrap() > last, "ticks rise over a restart, whatever the wall clock says");
     }
 }

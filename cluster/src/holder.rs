@@ -62,11 +62,15 @@ impl Holder {
         Ok(Some(holder))
     }
 
-    /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made.
-    pub(crate) fn step(&mut self, elapsed_ms: u64) -> Result<u64, Error> {
-        let mut commands = Vec::new();
+    /// What the chain says up to now.
+    pub(crate) fn state(&self) -> &ChainState {
+        &self.state
+    }
+
+    /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made, with these commands.
+    pub(crate) fn step(&mut self, elapsed_ms: u64, mut commands: Vec<Command>) -> Result<u64, Error> {
         if self.state.settings.is_none() {
-            commands.push(Command::Engine(EngineCommand::Configure(self.settings)));
+            commands.insert(0, Command::Engine(EngineCommand::Configure(self.settings)));
         }
         if self.until_scan == 0 {
             self.register_new_logs(&mut commands)?;

@@ -3,6 +3,7 @@
 //! ```text
 //! SHARED/chain/            journal: one record a tick, written by the holder of its lock
 //! SHARED/logs/<node>/      journal: frames as sent, written by that node
+//! SHARED/cluster/          objects: signs of life of the nodes, what people want of the mesh, checkpoints of the views
 //! SHARED/archivist/lock    held by the node that writes the archive
 //! SHARED/archive/          the archive, unless the config puts it elsewhere
 //! DATA/engine.sock         the Handle protocol between a node and its worker child
@@ -26,6 +27,11 @@ pub fn logs_dir(shared: &Path) -> PathBuf {
 /// The journal of one node's log.
 pub fn log_dir(shared: &Path, node: &Name) -> PathBuf {
     logs_dir(shared).join(node.as_str())
+}
+
+/// Where the objects lie by which nodes agree.
+pub fn cluster_dir(shared: &Path) -> PathBuf {
+    shared.join("cluster")
 }
 
 /// Whoever has the lock of this directory writes the archive.

@@ -8,16 +8,23 @@
 
 #![forbid(unsafe_code)]
 
+mod beats;
 pub mod chain;
 pub mod child;
 mod error;
 mod feed;
+mod follow;
+mod generation;
+mod hold;
 mod holder;
 mod ingest;
 pub mod layout;
+mod membership;
+mod mesh;
 mod metrics;
 pub mod node;
 pub mod record;
 pub mod replay;
+mod supervise;
 
 pub use error::Error;

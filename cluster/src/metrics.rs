@@ -52,6 +52,12 @@ pub(crate) fn engine_ended() {
     counter!("weir_engine_restarts_total").increment(1);
 }
 
+/// `weir_mesh_generation`, `weir_mesh_members`: which formation of the mesh this node's workers are in, and of how many nodes.
+pub(crate) fn generation(number: u64, members: usize) {
+    gauge!("weir_mesh_generation").set(number as f64);
+    gauge!("weir_mesh_members").set(members as f64);
+}
+
 /// `weir_engine_rows{relation}`, `weir_engine_bytes{relation}`, `weir_engine_total{what}`, `weir_engine_closed_tick_seconds`: what the
 /// workers of the whole mesh hold and have done.
 pub(crate) fn engine(stats: &Stats) {
@@ -116,5 +122,7 @@ pub(crate) fn describe() {
     describe_counter!("weir_archive_compacted_rows_total", "Rows that compactions of the archive have rewritten.");
     describe_counter!("weir_archive_dropped_rows_total", "Rows of the archive that retention has dropped.");
     describe_counter!("weir_archive_failures_total", "Attempts to write or keep the archive that failed.");
+    describe_gauge!("weir_mesh_generation", "Formation of the mesh that this node's workers are in.");
+    describe_gauge!("weir_mesh_members", "Nodes of that formation.");
     describe_counter!("weir_engine_restarts_total", "Times that the worker child ended.");
 }

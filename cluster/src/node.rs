@@ -3,16 +3,15 @@
 //!
 //! This is the one place where the rooms are put together, in the order of an event's way.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::sync::mpsc;
-use tracing::{error, info};
+use tokio::sync::{mpsc, watch};
+use tracing::info;
 use weir_archive::{Archive, Record, Store};
 use weir_config::{NodeConfig, Views};
 use weir_dataflow::ViewSettings;
@@ -20,11 +19,16 @@ use weir_journal::{Disk, Options, RealDisk};
 use weir_schema::Name;
 use weir_transport::{Incoming, Server, TransportLimits};
 
-use crate::child::{self, ChildCommand};
+use crate::beats::{self, Board, Status};
+use crate::child::ChildCommand;
 use crate::error::Error;
-use crate::holder::{Holder, TAKE_EVERY};
+use crate::follow::{Now, follow};
+use crate::hold::Candidate;
 use crate::ingest::{Ingest, SharedReceived, open_log};
+use crate::membership::{Beat, Workers};
+use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
+use crate::supervise::Supervisor;
 use crate::{layout, metrics};
 
 /// Where a running node listens.
@@ -53,22 +57,32 @@ pub async fn run(
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
     let (ingest, received) = start_ingest(&config, disk.clone(), incoming)?;
-    let holder = start_holder(&config, disk.clone(), stop.clone());
+    let board = Board::default();
+    let holder = start_holder(&config, disk.clone(), board.clone(), stop.clone());
     let (archivist, record) = match config.archive.enabled {
-        true => start_record(&config, disk, &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
+        true => start_record(&config, disk.clone(), &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
         false => (None, None),
     };
     let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
     let quic = server.local_addr();
     let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
-    let workers = tokio::spawn(child::supervise(child));
+    let listener = TcpListener::bind(config.listen.mesh)
+        .map_err(|failed| Error::Mesh(format!("could not listen at listen.mesh = {}: {failed}", config.listen.mesh)))?;
     let socket = layout::engine_socket(&config.data_dir);
-    let options =
-        weir_query::ServeOptions { sql: config.listen.sql, http: config.listen.http, socket, limits: config.query, record };
+    let options = weir_query::ServeOptions {
+        sql: config.listen.sql,
+        http: config.listen.http,
+        socket,
+        limits: config.query.clone(),
+        record,
+    };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
-    let watching = tokio::spawn(watch_engine(reading.live().clone()));
+    let live = reading.live().clone();
+    let watching = tokio::spawn(watch_engine(live.clone()));
+    let parts = WorkersParts { disk, child, live, board, listener };
+    let (following, workers) = start_workers(&config, parts, &stop)?;
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);
@@ -79,10 +93,14 @@ pub async fn run(
     // First the agents' side, so that ingest sees its senders go; then what reads.
     agents.close();
     let _ = serving.await;
-    let _ = tokio::task::spawn_blocking(move || (ingest.join(), holder.join(), archivist.map(JoinHandle::join))).await;
+    let _ =
+        tokio::task::spawn_blocking(move || (ingest.join(), holder.join(), following.join(), archivist.map(JoinHandle::join)))
+            .await;
     watching.abort();
-    workers.abort();
-    let _ = workers.await;
+    for task in workers {
+        task.abort();
+        let _ = task.await;
+    }
     drop(reading);
     Ok(())
 }
@@ -105,7 +123,7 @@ fn start_ingest(
     disk: Arc<dyn Disk>,
     incoming: mpsc::Receiver<Incoming>,
 ) -> Result<(JoinHandle<()>, SharedReceived), Error> {
-    let id = Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))?;
+    let id = node_name(config)?;
     let dir = layout::log_dir(&config.shared_dir, &id);
     let options = Options { segment_bytes_max: config.journal.segment_bytes_max, ..Options::default() };
     let open = move || match open_log(&disk, &dir, &options) {
@@ -117,24 +135,70 @@ fn start_ingest(
     Ok((thread.expect("a thread can be started"), received))
 }
 
-fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, stop: Stop) -> JoinHandle<()> {
-    let shared = config.shared_dir.clone();
-    let settings = settings(&config.views);
-    let every = Duration::from_millis(config.tick_ms);
-    let hold = move || {
-        while !stop.is_set() {
-            match Holder::take(disk.clone(), &shared, settings, wall_ms()) {
-                Ok(Some(holder)) => hold_chain(holder, every, &stop, &shared),
-                Ok(None) => std::thread::sleep(TAKE_EVERY),
-                Err(failed) => {
-                    metrics::chain_failed();
-                    error!(error = %failed, "the chain could not be taken; trying on");
-                    std::thread::sleep(TAKE_EVERY);
-                }
-            }
-        }
+fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, board: Board, stop: Stop) -> JoinHandle<()> {
+    let candidate = Candidate {
+        disk,
+        shared: config.shared_dir.clone(),
+        settings: settings(&config.views),
+        every: Duration::from_millis(config.tick_ms),
+        board,
+        limits: config.mesh.limits.clone(),
+        workers: config.workers as u32,
     };
+    let hold = move || candidate.run(wall_ms, || stop.is_set());
     std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started")
+}
+
+/// Starts what keeps this node's workers in the newest generation. All of it ends with the returned tasks and with `stop`.
+fn start_workers(
+    config: &NodeConfig,
+    parts: WorkersParts,
+    stop: &Stop,
+) -> Result<(JoinHandle<()>, Vec<tokio::task::JoinHandle<()>>), Error> {
+    let WorkersParts { disk, child, live, board, listener } = parts;
+    let node = node_name(config)?;
+    let (status, run) = (Status::default(), random());
+    let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
+    let address = address.map_err(|failed| Error::Mesh(failed.to_string()))?.to_string();
+    let build = greeting::BUILD.to_owned();
+    let beat = Beat { node: node.clone(), run, number: 0, address, workers: Workers::None, build };
+    let store = cluster_store(config)?;
+    let every = Duration::from_millis(config.mesh.limits.member_ms_max / BEATS_PER_SILENCE);
+    let beating = tokio::spawn(beats::run(store, beat, status.clone(), board, every));
+    let (told, now) = watch::channel(Now::default());
+    let (shared, stop) = (config.shared_dir.clone(), stop.clone());
+    let following = std::thread::Builder::new()
+        .name("follow".to_owned())
+        .spawn(move || follow(disk, shared, told, || stop.is_set()))
+        .expect("a thread can be started");
+    let socket = layout::engine_socket(&config.data_dir);
+    let limits = config.mesh.limits.clone();
+    let supervisor = Supervisor { node, run, command: child, listener, socket, now, live, status, limits };
+    Ok((following, vec![beating, tokio::spawn(supervisor.run())]))
+}
+
+/// What the workers' side of a node is made of.
+struct WorkersParts {
+    disk: Arc<dyn Disk>,
+    child: ChildCommand,
+    live: weir_query::Live,
+    board: Board,
+    listener: TcpListener,
+}
+
+/// The objects by which nodes agree.
+pub(crate) fn cluster_store(config: &NodeConfig) -> Result<Store, Error> {
+    Ok(Store::open(&layout::cluster_dir(&config.shared_dir).display().to_string())?)
+}
+
+fn node_name(config: &NodeConfig) -> Result<Name, Error> {
+    Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))
+}
+
+/// Differs between any two runs: the standard library's per-process random keys.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one((std::process::id(), wall_ms()))
 }
 
 /// Starts to write the archive, and gives what queries read.
@@ -150,22 +214,6 @@ fn start_record(
     let (shared, config) = (config.shared_dir.clone(), config.archive.clone());
     let archivist = record::start(Archivist { disk, shared, archive, config, wall_ms, stop: Arc::clone(&stop.0) })?;
     Ok((archivist, weir_query::RecordOptions { record, searches_max }))
-}
-
-/// Writes one record a tick until told to stop, or until a record cannot be written: then the chain is taken anew.
-fn hold_chain(mut holder: Holder, every: Duration, stop: &Stop, shared: &Path) {
-    let start = Instant::now();
-    let mut next = start;
-    while !stop.is_set() {
-        if let Err(failed) = holder.step(start.elapsed().as_millis() as u64) {
-            metrics::chain_failed();
-            error!(error = %failed, shared = %shared.display(), "a record of the chain could not be written");
-            return;
-        }
-        // A late tick does not make the next ones come in a burst.
-        next = (next + every).max(Instant::now());
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
 }
 
 fn settings(views: &Views) -> ViewSettings {
@@ -208,5 +256,7 @@ impl Stop {
 
 /// Frames between the sockets and ingest. Their bytes are bounded by the transport's in-flight budget.
 const INCOMING_FRAMES_MAX: usize = 4_096;
+/// Signs of life in the time after which a silent node is dead.
+const BEATS_PER_SILENCE: u64 = 5;
 const STATS_EVERY: Duration = Duration::from_secs(2);
 const SECONDS_BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];

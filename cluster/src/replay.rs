@@ -1,20 +1,25 @@
 //! `--replay-to`: rebuild every view from the chain and the logs, and print one digest per view.
 //!
-//! Takes no lock and writes nothing into the shared directory, so it may run beside a live cluster. In a mesh, process 0 asks
-//! and prints; the others work until it has gone.
+//! Takes no lock and writes nothing into the shared directory, so it may run beside a live cluster. The workers are a mesh of their own, on
+//! this machine: as many processes, each with as many workers, as was asked for.
 
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_config::NodeConfig;
 use weir_dataflow::handle::{At, Client, Digest, Failure, Request, Response};
 use weir_journal::{Disk, Offset, Reader, RealDisk};
+use weir_schema::Name;
 
 use crate::chain::ChainRecord;
-use crate::child::ChildCommand;
+use crate::child::{self, ChildCommand};
 use crate::error::Error;
+use crate::generation::{Generation, Member};
 use crate::layout;
+use crate::mesh::Place;
 
 /// Which tick to rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub enum ReplayTo {
 pub struct Replayed {
     /// The tick of the digests.
     pub tick: u64,
-    /// One per standing view. Empty on the processes of a mesh that do not ask.
+    /// One per standing view.
     pub views: Vec<Digest>,
 }
 
@@ -39,21 +44,33 @@ pub fn resolve(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     last_tick(config, to)
 }
 
-/// Rebuilds in a worker child up to `tick` and digests. Blocks.
-pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Replayed, Error> {
+/// How many rebuild.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Worker children, one mesh.
+    pub processes: usize,
+    /// Workers of each.
+    pub workers: usize,
+}
+
+/// Rebuilds in worker children up to `tick` and digests.
+pub async fn run(config: &NodeConfig, tick: u64, child: &ChildCommand, shape: Shape) -> Result<Replayed, Error> {
     std::fs::create_dir_all(&config.data_dir).map_err(Error::file("create", &config.data_dir))?;
     let socket = layout::replay_socket(&config.data_dir);
     // A socket that an earlier run left behind would answer nothing.
     let _ = std::fs::remove_file(&socket);
-    let mut workers = Workers::start(child)?;
-    if config.mesh.process > 0 {
-        return workers.wait().map(|()| Replayed { tick, views: Vec::new() });
-    }
+    let mut workers = Workers::start(config, child, shape, tick, &socket)?;
+    tokio::task::spawn_blocking(move || digests(&mut workers, &socket, tick))
+        .await
+        .map_err(|died| Error::Engine(died.to_string()))?
+}
+
+fn digests(workers: &mut Workers, socket: &std::path::Path, tick: u64) -> Result<Replayed, Error> {
     let mut client = loop {
-        if let Ok(client) = Client::connect(&socket) {
+        if let Ok(client) = Client::connect(socket) {
             break client;
         }
-        workers.is_running()?;
+        workers.are_running()?;
         std::thread::sleep(CONNECT_EVERY);
     };
     // A long log takes longer to read than a question waits: ask again for as long as the workers are at it.
@@ -62,7 +79,7 @@ pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Repla
             client.ask(&Request::Digest { id, at: At::Tick(tick) }).map_err(|failed| Error::Engine(failed.to_string()))?;
         match answers.into_iter().next() {
             Some(Response::Digests { tick, views, .. }) => return Ok(Replayed { tick, views }),
-            Some(Response::Failed { failure: Failure::TimedOut { .. }, .. }) => workers.is_running()?,
+            Some(Response::Failed { failure: Failure::TimedOut { .. }, .. }) => workers.are_running()?,
             Some(Response::Failed { failure, .. }) => return Err(Error::Engine(failure.to_string())),
             other => return Err(Error::Engine(format!("unexpected answer {other:?}"))),
         }
@@ -70,46 +87,53 @@ pub fn run(config: &NodeConfig, tick: u64, child: &ChildCommand) -> Result<Repla
     unreachable!("there are enough numbers")
 }
 
-/// A worker child that ends with this value. Its standard output goes nowhere: what is printed are the digests alone.
-struct Workers(Child);
+/// Worker children that end with this value.
+struct Workers(Vec<(tokio::process::Child, UnixStream)>);
 
 impl Workers {
-    fn start(command: &ChildCommand) -> Result<Self, Error> {
-        let started = Command::new(&command.program)
-            .args(&command.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(Error::file("start", &command.program))?;
-        Ok(Self(started))
+    fn start(
+        config: &NodeConfig,
+        command: &ChildCommand,
+        shape: Shape,
+        tick: u64,
+        socket: &std::path::Path,
+    ) -> Result<Self, Error> {
+        let mesh = |failed: std::io::Error| Error::Mesh(failed.to_string());
+        let bound: Result<Vec<TcpListener>, _> = (0..shape.processes).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+        let listeners = bound.map_err(mesh)?;
+        // All of them have this node's certificate.
+        let node = Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))?;
+        let member = |listener: &TcpListener| {
+            let address = listener.local_addr().map_err(mesh)?.to_string();
+            Ok(Member { node: node.clone(), address, run: 0 })
+        };
+        let members = listeners.iter().map(member).collect::<Result<Vec<_>, Error>>()?;
+        let generation = Generation { number: 0, workers: shape.workers as u32, members, from: None };
+        let mut workers = Self(Vec::new());
+        for (process, listener) in listeners.iter().enumerate() {
+            let place = Place { cluster: u128::from(std::process::id()), generation: generation.clone(), process };
+            let socket = if process == 0 { socket.to_owned() } else { other_socket(socket, process) };
+            let start = child::Start { place, until: Some(tick), socket };
+            workers.0.push(child::start(command, listener, &start).map_err(Error::file("start", &command.program))?);
+        }
+        Ok(workers)
     }
 
-    /// An error once it has ended by itself.
-    fn is_running(&mut self) -> Result<(), Error> {
-        match self.0.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(Error::Engine(format!("the workers ended before they answered: {status}"))),
-            Err(failed) => Err(Error::Engine(failed.to_string())),
+    /// An error once one has ended by itself.
+    fn are_running(&mut self) -> Result<(), Error> {
+        for (child, _) in &mut self.0 {
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) => return Err(Error::Engine(format!("the workers ended before they answered: {status}"))),
+                Err(failed) => return Err(Error::Engine(failed.to_string())),
+            }
         }
-    }
-
-    /// Waits for the end of the mesh: process 0 has its answer and goes, and every other process loses it.
-    fn wait(&mut self) -> Result<(), Error> {
-        // Held open: waiting would close it.
-        let _parent_end = self.0.stdin.take();
-        let status = self.0.wait().map_err(|failed| Error::Engine(failed.to_string()))?;
-        match status.code() {
-            Some(0 | MESH_LOST_STATUS) => Ok(()),
-            _ => Err(Error::Engine(format!("the workers failed: {status}"))),
-        }
+        Ok(())
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn other_socket(first: &std::path::Path, process: usize) -> PathBuf {
+    first.with_extension(format!("{process}.sock"))
 }
 
 /// The tick of the last record to rebuild.
@@ -134,6 +158,4 @@ fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     last.ok_or_else(|| Error::NoChain(config.shared_dir.clone()))
 }
 
-/// Exit status of workers whose mesh has lost a process.
-const MESH_LOST_STATUS: i32 = 101;
 const CONNECT_EVERY: Duration = Duration::from_millis(20);

@@ -32,7 +32,7 @@ pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
 pub use error::Error;
-pub use node::{JournalLimits, Limits, Listen, Mesh, NodeConfig, QueryLimits, Views};
+pub use node::{CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, Views};
 pub use tls::{ClientTls, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

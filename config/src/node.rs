@@ -24,12 +24,14 @@ pub struct NodeConfig {
     pub listen: Listen,
     /// Certificates.
     pub tls: ServerTls,
-    /// The mesh of workers that this node belongs to.
+    /// How this node's workers and those of other nodes work as one mesh.
     pub mesh: Mesh,
-    /// Dataflow workers of this node, threads.
+    /// Dataflow workers of every node, threads, when a cluster is started for the first time. `weir cluster rescale` changes it.
     ///
-    /// Default 1 (a worker keeps a core busy; ingest and queries need one too), from 1 to 64. Equal on all nodes of a mesh.
+    /// Default 1 (a worker keeps a core busy; ingest and queries need one too), from 1 to 64. The chain says how many there are.
     pub workers: usize,
+    /// When the state of all views is saved.
+    pub checkpoint: CheckpointLimits,
     /// What the standing views keep.
     pub views: Views,
     /// What agents may use of this node.
@@ -55,7 +57,7 @@ pub struct Listen {
     pub sql: SocketAddr,
     /// Views as JSON, health, metrics, TCP. Default `127.0.0.1:7480`.
     pub http: SocketAddr,
-    /// Other nodes' workers, TCP. Default `127.0.0.1:7444`; used only when `mesh.addresses` is given.
+    /// Other nodes' workers, TCP with mutual TLS. Default `127.0.0.1:7444`; several machines need an address that the others reach.
     pub mesh: SocketAddr,
 }
 
@@ -66,13 +68,37 @@ impl Default for Listen {
     }
 }
 
-/// The mesh of workers.
+/// The mesh of workers. Its members are the nodes that share a chain; they find each other there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mesh {
-    /// This node's place in `addresses`, from 0. Default 0.
-    pub process: usize,
-    /// Mesh addresses of all nodes, in the same order on each. Default empty: this node alone. At most 64.
-    pub addresses: Vec<SocketAddr>,
+    /// The address under which other nodes reach `listen.mesh`. Default: `listen.mesh` itself.
+    pub advertise: Option<SocketAddr>,
+    /// When a member is given up.
+    pub limits: MeshLimits,
+}
+
+numbers! {
+    /// When a member of the mesh is given up. Equal on all nodes, or the holder's count.
+    MeshLimits (RawMeshLimits) in "mesh.limits" {
+        /// Milliseconds without a sign of life after which a node is taken for dead. Nodes give one every fifth of it.
+        member_ms_max: u64 = 4000 in 1000 ..= 10000;
+        /// Milliseconds that the workers of one generation have to find each other.
+        meet_ms_max: u64 = 10000 in 1000 ..= 120000;
+        /// Milliseconds without an answer, or without a step forward, after which workers are taken for frozen.
+        frozen_ms_max: u64 = 10000 in 2000 ..= 600000;
+        /// Milliseconds that a node must have been there before it is taken in: one that comes and goes must not stop the others.
+        join_ms_min: u64 = 2000 in 0 ..= 600000;
+    }
+}
+
+numbers! {
+    /// When the state of all views is saved, so that a restart reads only what came since.
+    CheckpointLimits (RawCheckpointLimits) in "checkpoint" {
+        /// Milliseconds between two checkpoints. Every one stops the views for as long as it takes to copy their state.
+        every_ms: u64 = 60000 in 100 ..= 86400000;
+        /// Checkpoints that are kept. The log is forgotten only behind the oldest of them, and never behind fewer than two.
+        kept: usize = 2 in 2 ..= 100;
+    }
 }
 
 numbers! {
@@ -133,6 +159,8 @@ numbers! {
         memory_bytes_max: u64 = 268435456 in 1048576 ..= 68719476736;
         /// Milliseconds for one query.
         time_ms_max: u64 = 30000 in 10 ..= 3600000;
+        /// Milliseconds that a query waits for workers that are started anew, as after the death of a node; 0: it fails at once.
+        away_ms_max: u64 = 20000 in 0 ..= 3600000;
         /// SQL and HTTP connections at once, each kind.
         connections_max: usize = 128 in 1 ..= 10000;
     }
@@ -161,6 +189,7 @@ struct RawNode {
     listen: RawListen,
     tls: RawTls,
     mesh: RawMesh,
+    checkpoint: RawCheckpointLimits,
     workers: Option<i64>,
     views: RawViews,
     limits: RawLimits,
@@ -183,8 +212,8 @@ pub(crate) struct RawListen {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawMesh {
-    process: Option<i64>,
-    addresses: Vec<String>,
+    advertise: Option<String>,
+    limits: RawMeshLimits,
 }
 
 impl RawNode {
@@ -203,6 +232,7 @@ impl RawNode {
             listen: self.listen.check(document, Listen::default())?,
             tls: self.tls.server(document)?,
             mesh: self.mesh.check(document)?,
+            checkpoint: self.checkpoint.check(document)?,
             workers: document.number("workers", self.workers, 1, 1..=64)? as usize,
             views: self.views.check(document)?,
             limits: self.limits.check(document)?,
@@ -211,6 +241,10 @@ impl RawNode {
             archive: self.archive.check(document, archive_dir)?,
             tick_ms: document.number("tick_ms", self.tick_ms, 100, 10..=10_000)?,
         };
+        if config.listen.mesh.ip().is_unspecified() && config.mesh.advertise.is_none() {
+            let cure = "write the address that other nodes reach it at, such as \"10.0.0.7:7444\"";
+            return Err(document.wrong("mesh.advertise", "listen.mesh is every address of this machine", cure));
+        }
         if config.limits.in_flight_bytes_max < config.limits.frame_bytes_max {
             let cure = format!("write at least limits.frame_bytes_max, {}", config.limits.frame_bytes_max);
             return Err(document.wrong("limits.in_flight_bytes_max", "not even one frame fits", cure));
@@ -236,24 +270,11 @@ impl RawListen {
 
 impl RawMesh {
     fn check(self, document: &Document) -> Result<Mesh, Error> {
-        let cure = "write address:port, such as \"10.0.0.7:7444\"; the mesh takes no names";
-        let addresses = self.addresses.iter().enumerate();
-        let addresses: Vec<SocketAddr> = addresses
-            .map(|(index, raw)| document.parsed(&format!("mesh.addresses[{index}]"), raw, cure))
-            .collect::<Result<_, _>>()?;
-        if addresses.len() > MESH_MAX {
-            let cure = format!("a mesh has at most {MESH_MAX} nodes");
-            return Err(document.wrong("mesh.addresses", format!("{} addresses", addresses.len()), cure));
+        let cure = "write address:port as other nodes reach it, such as \"10.0.0.7:7444\"";
+        let advertise = self.advertise.map(|raw| document.parsed::<SocketAddr>("mesh.advertise", &raw, cure)).transpose()?;
+        if let Some(address) = advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
+            return Err(document.wrong("mesh.advertise", format!("{address} is no address to reach a node at"), cure));
         }
-        let last = addresses.len().max(1) as u64 - 1;
-        let key = "mesh.process";
-        if self.process.is_some_and(|process| !(0..=last as i64).contains(&process)) {
-            let cure = format!("write this node's place in mesh.addresses, 0 to {last}");
-            return Err(document.wrong(key, "no such place in mesh.addresses", cure));
-        }
-        Ok(Mesh { process: document.number(key, self.process, 0, 0..=last)? as usize, addresses })
+        Ok(Mesh { advertise, limits: self.limits.check(document)? })
     }
 }
-
-/// Most nodes of one mesh: every worker holds a connection to every other node.
-const MESH_MAX: usize = 64;

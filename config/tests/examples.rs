@@ -45,6 +45,8 @@ fn examples_show_every_key() {
                 "listen",
                 "tls",
                 "mesh",
+                "mesh.limits",
+                "checkpoint",
                 "views",
                 "limits",
                 "journal",
@@ -108,7 +110,11 @@ fn the_environment_overrides() {
     assert_eq!(with("WEIR_TICK_MS", "250").unwrap().tick_ms, 250);
     assert_eq!(with("WEIR_LISTEN__SQL", "127.0.0.1:8432").unwrap().listen.sql.port(), 8432);
     assert_eq!(with("WEIR_ID", "7").unwrap().id, "7", "text that looks like a number");
-    assert_eq!(with("WEIR_MESH__ADDRESSES", "[\"127.0.0.1:1\", \"127.0.0.1:2\"]").unwrap().mesh.addresses.len(), 2);
+    assert_eq!(with("WEIR_MESH__ADVERTISE", "127.0.0.1:1").unwrap().mesh.advertise.unwrap().port(), 1);
+    assert_eq!(
+        with("WEIR_ARCHIVE__RETENTION", "[{ age_hours_max = 1 }, { bytes_max = 9999999 }]").unwrap().archive.retention.len(),
+        2
+    );
     assert_eq!(with("WEIR_DATA_DIR", "x").unwrap().data_dir, Path::new("/etc/weir/x"));
     let plain = NodeConfig::parse(file, &text("node"), []).unwrap();
     assert_eq!(with("WEIR_LOG", "debug").unwrap(), plain, "not ours: no section, no key");

@@ -2,24 +2,29 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-use timely::{CommunicationConfig, Config, WorkerConfig};
+use timely::WorkerConfig;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Config as Threads, Hooks};
 
 use crate::feed::Feed;
 use crate::server::Server;
 use crate::worker::{self, Door, Shared};
 
 /// The shape of the mesh, and where this process stands in it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct EngineOptions {
-    /// This process's place among `addresses`.
+    /// This process's place in `links`.
     pub process: usize,
     /// Worker threads per process, the same in all of them.
     pub workers: usize,
-    /// Where each process listens for the others; none or one: this process is the whole mesh.
-    pub addresses: Vec<String>,
+    /// A socket to each other process of the mesh, by place, none at one's own; empty: this process is the whole mesh. Whoever makes them
+    /// answers for who is at their other ends: workers trust what comes.
+    pub links: Vec<Option<UnixStream>>,
     /// The Unix socket of the handle protocol.
     pub socket: PathBuf,
 }
@@ -55,7 +60,7 @@ pub enum Error {
 ///
 /// In a mesh of several processes the death of one ends all: a worker that panics ends its process.
 pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Error> {
-    let processes = options.addresses.len().max(1);
+    let processes = options.links.len().max(1);
     if feeds.len() != options.workers || options.workers == 0 {
         return Err(Error::Options(format!("{} feeds for {} workers", feeds.len(), options.workers)));
     }
@@ -71,7 +76,8 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let parts = Mutex::new(parts.map(Some).collect::<VecDeque<_>>());
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
-    let guards = timely::execute(config(&options), move |worker| {
+    let (builders, held) = allocators(options.links, options.process, threads)?;
+    let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;
         let part = parts.lock().unwrap_or_else(PoisonError::into_inner)[place].take();
         let (feed, door) = part.expect("each worker starts once");
@@ -85,19 +91,25 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     Err(shared.take_error().unwrap_or_else(|| Error::Options("the workers ended".into())))
 }
 
-fn config(options: &EngineOptions) -> Config {
-    let communication = match (options.addresses.len(), options.workers) {
-        (0 | 1, 1) => CommunicationConfig::Thread,
-        (0 | 1, workers) => CommunicationConfig::Process(workers),
-        (_, threads) => CommunicationConfig::Cluster {
-            threads,
-            process: options.process,
-            addresses: options.addresses.clone(),
-            report: false,
-            zerocopy: false,
-        },
-    };
-    Config { communication, worker: WorkerConfig::default() }
+/// How the workers of this process talk to each other, and over the links to those of other processes. What is held ends with them.
+fn allocators(
+    links: Vec<Option<UnixStream>>,
+    process: usize,
+    threads: usize,
+) -> Result<(Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>), Error> {
+    if links.len() < 2 {
+        let alone = if threads == 1 { Threads::Thread } else { Threads::Process(threads) };
+        return alone.try_build().map_err(Error::Options);
+    }
+    let missing = links.iter().enumerate().position(|(at, link)| link.is_none() != (at == process));
+    if let Some(at) = missing {
+        return Err(Error::Options(format!("process {process} has no link to process {at}")));
+    }
+    let hooks = Hooks::default();
+    let local = ProcessBuilder::new_typed_vector(threads, hooks.refill.clone(), hooks.spill.clone());
+    let (builders, guard) = initialize_networking_from_sockets(local, links, process, threads, hooks)
+        .map_err(|error| Error::Options(format!("the links of the mesh: {error}")))?;
+    Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
 }
 
 /// A thread of the mesh that dies would leave the others waiting for ever: it takes the process with it.

@@ -5,7 +5,7 @@
 mod world;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,11 @@ use weir_dataflow::{EngineOptions, relation, relations, run};
 use world::{START_MS, TICK_MS, World};
 
 /// Starts one process of workers; it lives as long as the test.
-fn start(world: &World, dir: &Path, process: usize, addresses: &[String], workers: usize) -> Client {
+fn start(world: &World, dir: &Path, process: usize, links: Vec<Option<UnixStream>>, workers: usize) -> Client {
     let socket = dir.join(format!("{process}.sock"));
-    let all = workers * addresses.len().max(1);
+    let all = workers * links.len().max(1);
     let feeds = (0..workers).map(|local| Box::new(world.feed(process * workers + local, all)) as _).collect();
-    let options = EngineOptions { process, workers, addresses: addresses.to_vec(), socket: socket.clone() };
+    let options = EngineOptions { process, workers, links, socket: socket.clone() };
     std::thread::spawn(move || run(options, feeds));
     for _ in 0..3_000 {
         match Client::connect(&socket) {
@@ -36,10 +36,22 @@ fn start(world: &World, dir: &Path, process: usize, addresses: &[String], worker
     panic!("the workers did not listen");
 }
 
+/// The sockets of each of so many processes.
+fn links(processes: usize) -> Vec<Vec<Option<UnixStream>>> {
+    let mut links: Vec<Vec<Option<UnixStream>>> = (0..processes).map(|_| (0..processes).map(|_| None).collect()).collect();
+    for one in 0..processes {
+        for other in 0..one {
+            let (here, there) = UnixStream::pair().unwrap();
+            (links[one][other], links[other][one]) = (Some(here), Some(there));
+        }
+    }
+    links
+}
+
 fn single(world: &World, workers: usize) -> (Client, std::path::PathBuf) {
     let dir = std::env::temp_dir().join(format!("weir-engine-{}-{:?}", std::process::id(), std::thread::current().id()));
     std::fs::create_dir_all(&dir).unwrap();
-    (start(world, &dir, 0, &[], workers), dir)
+    (start(world, &dir, 0, vec![], workers), dir)
 }
 
 fn read_of(relation: &str) -> Read {
@@ -100,15 +112,13 @@ fn digests_are_the_same_over_any_number_of_workers_and_processes() {
     }
     let two_dir = dir.join("two");
     std::fs::create_dir_all(&two_dir).unwrap();
-    let mut two = start(&world, &two_dir, 0, &[], 2);
+    let mut two = start(&world, &two_dir, 0, vec![], 2);
     assert_eq!(digests(&mut two, world.end()), expected);
 
-    let ports: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses: Vec<_> = ports.iter().map(|port| port.local_addr().unwrap().to_string()).collect();
-    drop(ports);
     let mesh = dir.join("mesh");
     std::fs::create_dir_all(&mesh).unwrap();
-    let mut clients: Vec<_> = (0..3).map(|process| start(&world, &mesh, process, &addresses, 1)).collect();
+    let links = links(3).into_iter().enumerate();
+    let mut clients: Vec<_> = links.map(|(process, links)| start(&world, &mesh, process, links, 1)).collect();
     for client in &mut clients {
         assert_eq!(digests(client, world.end()), expected);
         // Each process answers with the rows of all.

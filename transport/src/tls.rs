@@ -67,7 +67,8 @@ impl NodeTls {
         let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
             .build()
             .map_err(|error| tls_error(&files.ca, error))?;
-        let agents: Arc<dyn ClientCertVerifier> = Arc::new(AgentVerifier { chain, ours: trust_domain.clone() });
+        let agents: Arc<dyn ClientCertVerifier> =
+            Arc::new(CallerVerifier { chain, ours: trust_domain.clone(), role: Role::Agent });
         let reset_key = ResetKey::derive(own.key.secret_der());
         let mut config = ServerConfig::builder_with_provider(own.provider)
             .with_protocol_versions(&[&TLS13])
@@ -106,6 +107,39 @@ impl AgentTls {
         config.enable_early_data = false;
         Ok(Self { config: Arc::new(config), agent, trust_domain })
     }
+}
+
+/// Settings for links between nodes, for either end, and our own name. The caller adds the application protocol.
+pub(crate) fn node_to_node(files: &ServerTls) -> Result<(ServerConfig, ClientConfig, Name), Error> {
+    let own = Own::load(&files.ca, &files.cert, &files.key)?;
+    let identity = |error: IdentityError| tls_error(&files.cert, error);
+    let id = spiffe_id(&own.chain[0]).map_err(identity)?;
+    let ours = id.trust_domain.clone();
+    let node = id.into_node(&ours).map_err(identity)?;
+    let wrong = |error: rustls::Error| tls_error(&files.key, error);
+    let clients = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+        .build()
+        .map_err(|error| tls_error(&files.ca, error))?;
+    let servers = WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+        .build()
+        .map_err(|error| tls_error(&files.ca, error))?;
+    let mut server = ServerConfig::builder_with_provider(own.provider.clone())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(wrong)?
+        .with_client_cert_verifier(Arc::new(CallerVerifier { chain: clients, ours: ours.clone(), role: Role::Node }))
+        .with_single_cert(own.chain.clone(), own.key.clone_key())
+        .map_err(wrong)?;
+    server.send_tls13_tickets = 0;
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    let mut client = ClientConfig::builder_with_provider(own.provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(wrong)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(NodeVerifier { chain: servers, ours }))
+        .with_client_auth_cert(own.chain, own.key)
+        .map_err(wrong)?;
+    client.resumption = Resumption::disabled();
+    Ok((server, client, node))
 }
 
 /// The content of the three files.
@@ -163,11 +197,19 @@ fn tls_error(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Tls { path: path.into(), reason: reason.to_string() }
 }
 
-/// Takes agents of our trust domain.
+/// Takes callers of one role, of our trust domain.
 #[derive(Debug)]
-struct AgentVerifier {
+struct CallerVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     ours: TrustDomain,
+    role: Role,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Agent,
+    Node,
 }
 
 /// Takes nodes of our trust domain.
@@ -198,9 +240,9 @@ fn told(error: IdentityError) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Told(error)))))
 }
 
-impl ClientCertVerifier for AgentVerifier {
+impl ClientCertVerifier for CallerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Hints would tell strangers the names of our authorities, and agents have one certificate only.
+        // Hints would tell strangers the names of our authorities, and callers have one certificate only.
         &[]
     }
 
@@ -211,7 +253,12 @@ impl ClientCertVerifier for AgentVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        spiffe_id(end_entity).and_then(|id| id.into_agent(&self.ours)).map_err(told)?;
+        let id = spiffe_id(end_entity).map_err(told)?;
+        match self.role {
+            Role::Agent => id.into_agent(&self.ours).map(drop),
+            Role::Node => id.into_node(&self.ours).map(drop),
+        }
+        .map_err(told)?;
         Ok(verified)
     }
 

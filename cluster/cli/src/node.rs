@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use weir_cluster::child::{self, ChildCommand};
-use weir_cluster::replay::{self, ReplayTo, Replayed};
+use weir_cluster::replay::{self, ReplayTo, Replayed, Shape};
 use weir_config::NodeConfig;
 
 use crate::Until;
@@ -20,6 +20,12 @@ pub(crate) struct Arguments {
     /// Rebuild every view from the log up to this tick (or `last`), print one digest per view, and end
     #[arg(long, value_name = "TICK", value_parser = parse_replay_to)]
     replay_to: Option<ReplayTo>,
+    /// With --replay-to: so many processes rebuild, one mesh
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "replay_to", value_parser = clap::value_parser!(u8).range(1..=64))]
+    processes: u8,
+    /// With --replay-to: so many workers in each [default: the config's]
+    #[arg(long, value_name = "N", requires = "replay_to", value_parser = clap::value_parser!(u8).range(1..=64))]
+    workers: Option<u8>,
     /// The node's second process; started by the node itself
     #[arg(long, hide = true)]
     worker_child: bool,
@@ -31,13 +37,15 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     crate::log_to_stderr("info");
     let config = NodeConfig::load(&arguments.config)?;
-    let replay_to = arguments.replay_to.map(|to| replay::resolve(&config, to)).transpose()?;
     if arguments.worker_child {
-        return Ok(child::run(&config, replay_to.map_or(child::Until::Forever, child::Until::Tick))?);
+        return Ok(child::run(&config)?);
     }
-    let command = worker_child(&arguments.config, replay_to)?;
-    if let Some(tick) = replay_to {
-        return print_digests(&replay::run(&config, tick, &command)?);
+    let command = worker_child(&arguments.config)?;
+    if let Some(to) = arguments.replay_to {
+        let tick = replay::resolve(&config, to)?;
+        let workers = arguments.workers.map_or(config.workers, usize::from);
+        let shape = Shape { processes: arguments.processes.into(), workers };
+        return print_digests(&crate::runtime()?.block_on(replay::run(&config, tick, &command, shape))?);
     }
     let until = if arguments.with_parent { Until::SignalOrParentsEnd } else { Until::Signal };
     let started = |addresses: weir_cluster::node::Addresses| {
@@ -51,11 +59,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// This program again, as the worker child of the same config.
-fn worker_child(config: &Path, replay_to: Option<u64>) -> anyhow::Result<ChildCommand> {
+fn worker_child(config: &Path) -> anyhow::Result<ChildCommand> {
     let program = std::env::current_exe().context("could not find this program's own file")?;
     let config = config.to_str().context("the config's path is not UTF-8")?;
-    let mut arguments = ["node", "--config", config, "--worker-child"].map(str::to_owned).to_vec();
-    arguments.extend(replay_to.into_iter().flat_map(|tick| ["--replay-to".to_owned(), tick.to_string()]));
+    let arguments = ["node", "--config", config, "--worker-child"].map(str::to_owned).to_vec();
     Ok(ChildCommand { program, arguments })
 }
 

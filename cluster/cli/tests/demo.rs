@@ -5,7 +5,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -166,32 +166,19 @@ fn check_psql(demo: &Demo) {
 
 /// Three processes with one worker each, one with one, one with two: the same digests from the same log.
 fn check_replays(data: &Path) {
-    let configs: Vec<PathBuf> = (1..=3).map(|node| data.join(format!("node-{node}.toml"))).collect();
-    let text = std::fs::read_to_string(&configs[0]).unwrap();
-    let alone = text.split("[mesh]").next().unwrap();
-    let single = |workers: u32| {
-        let path = data.join(format!("alone-{workers}.toml"));
-        std::fs::write(&path, alone.replace("workers = 1", &format!("workers = {workers}"))).unwrap();
-        path
-    };
-    let one = replay(&[single(1)]);
+    let config = data.join("node-1.toml");
+    let one = replay(&config, 1, 1);
     assert!(one.contains("region_connections"), "{one}");
-    assert_eq!(one, replay(&[single(2)]), "two workers differ from one");
-    assert_eq!(one, replay(&configs), "three processes differ from one");
+    assert_eq!(one, replay(&config, 1, 2), "two workers differ from one");
+    assert_eq!(one, replay(&config, 3, 1), "three processes differ from one");
 }
 
-fn replay(configs: &[PathBuf]) -> String {
-    let start = |config: &PathBuf| {
-        let mut command = Command::new(WEIR);
-        command.args(["node", "--replay-to", "last", "--config"]).arg(config).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let mut processes: Vec<Child> = configs.iter().map(start).collect();
-    let first = processes.remove(0).wait_with_output().unwrap();
-    for mut other in processes {
-        other.wait().unwrap();
-    }
-    assert!(first.status.success());
-    String::from_utf8(first.stdout).unwrap()
+fn replay(config: &Path, processes: usize, workers: usize) -> String {
+    let (processes, workers) = (processes.to_string(), workers.to_string());
+    let arguments = ["node", "--replay-to", "last", "--processes", &processes, "--workers", &workers, "--config"];
+    let output = Command::new(WEIR).args(arguments).arg(config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]

@@ -2,9 +2,13 @@
 //!
 //! The child may end and be started again at any moment: questions under way then fail with `Away`, and the next ones go to the
 //! new child. Nothing is asked twice by itself.
+//!
+//! Promise: answers never go back in time. Workers that were started anew begin at an older tick than was answered last; until they have
+//! caught up, whoever asks for the newest waits for that tick.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,13 +66,23 @@ impl Live {
     /// Asks the workers that listen at `socket`, as soon as they do. Must be called inside a tokio runtime.
     pub fn start(socket: PathBuf) -> Self {
         let (state, _) = watch::channel(None);
-        let shared = Arc::new(Shared { connection: state, waiting: Mutex::default() });
+        let shared = Arc::new(Shared { connection: state, waiting: Mutex::default(), answered: AtomicU64::new(0) });
         let task = tokio::spawn(Arc::clone(&shared).keep_connected(socket));
         Self { shared, _task: Arc::new(Task(task)) }
     }
 
-    /// The rows of some relations at one tick.
+    /// The rows of some relations at one tick. The newest is never older than what was answered before.
     pub async fn peek(&self, at: At, reads: Vec<Read>) -> Result<Snapshot, LiveError> {
+        let answered = self.shared.answered.load(Ordering::Acquire);
+        let mut snapshot = self.peek_once(at, reads.clone()).await?;
+        if at == At::Latest && snapshot.tick < answered {
+            snapshot = self.peek_once(At::Tick(answered), reads).await?;
+        }
+        self.shared.answered.fetch_max(snapshot.tick, Ordering::AcqRel);
+        Ok(snapshot)
+    }
+
+    async fn peek_once(&self, at: At, reads: Vec<Read>) -> Result<Snapshot, LiveError> {
         let mut batches = vec![Vec::new(); reads.len()];
         let mut answers = self.ask(|id| Request::Peek { id, at, reads }).await?;
         loop {
@@ -134,6 +148,8 @@ struct Shared {
     /// Where requests go while there is a connection.
     connection: watch::Sender<Option<mpsc::Sender<Vec<u8>>>>,
     waiting: Mutex<Waiting>,
+    /// The newest tick that anybody was given rows of.
+    answered: AtomicU64,
 }
 
 #[derive(Debug, Default)]

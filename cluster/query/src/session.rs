@@ -3,7 +3,7 @@
 //! Every query has its own snapshot, memory pool and time limit; queries share nothing but the function registry.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -18,14 +18,14 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionConfig;
 use weir_archive::Record;
 use weir_config::QueryLimits;
-use weir_dataflow::handle::{At, Completeness};
+use weir_dataflow::handle::{self, At, Completeness, Failure};
 use weir_dataflow::{RelationInfo, relation, relations};
 
 use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
 use crate::functions;
 use crate::inventory::{self, HOSTS_NAME, Inventory};
-use crate::live::{Live, LiveError};
+use crate::live::{Live, LiveError, Snapshot};
 use crate::process_tree::ProcessTree;
 use crate::search::Searches;
 use crate::statement::{Asked, Show, Statement, parse};
@@ -222,7 +222,7 @@ impl Engine {
         if !live.is_empty() {
             let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
             let asked = live.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
-            let snapshot = self.live.peek(as_of.map_or(At::Latest, At::Tick), asked).await?;
+            let snapshot = self.peek(as_of.map_or(At::Latest, At::Tick), asked).await?;
             read.note = note(&live, &snapshot.completeness);
             (read.tick, read.completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
             let mut reads = snapshot.reads;
@@ -242,6 +242,19 @@ impl Engine {
             read.searches = Some(past.searches.clone());
         }
         Ok(read)
+    }
+
+    /// Asks the workers. While they are started anew it waits, so that a change of the mesh is a pause and no error.
+    async fn peek(&self, at: At, reads: Vec<handle::Read>) -> Result<Snapshot, LiveError> {
+        let deadline = Instant::now() + Duration::from_millis(self.limits.away_ms_max);
+        loop {
+            match self.live.peek(at, reads.clone()).await {
+                Err(LiveError::Away | LiveError::Failed(Failure::NotReady)) if Instant::now() < deadline => {
+                    tokio::time::sleep(AWAY_PAUSE).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// The rows of `losses` that the record knows of: what retention dropped. While its store is away the others are told alone.
@@ -302,7 +315,7 @@ impl Engine {
         let mut wanted = tables::Wanted { info, columns: (0..info.schema.fields().len()).collect(), limit };
         wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
         let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
-        let peek = self.live.peek(At::Latest, vec![read]);
+        let peek = self.peek(At::Latest, vec![read]);
         let timed = tokio::time::timeout(Duration::from_millis(self.limits.time_ms_max), peek).await;
         let snapshot = timed.map_err(|_| SqlError::new(error::TIMED_OUT, "the workers did not answer in time"))??;
         let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -424,5 +437,7 @@ fn setting(name: &str) -> Result<String, SqlError> {
 
 /// Rows of a recorded relation that HTTP shows when not asked for a number.
 const RECORD_ROWS_SHOWN: u64 = 1_000;
+/// Between two attempts to ask workers that are away.
+const AWAY_PAUSE: Duration = Duration::from_millis(100);
 /// Threads that one query may use: answers must not starve the workers.
 const PARTITIONS: usize = 2;

@@ -35,9 +35,8 @@ impl Setup {
             ca::init(&setup.authority, "demo.weir.local")?;
         }
         setup.agent_certificate()?;
-        let mesh = free_tcp_ports(config.nodes)?;
         for index in 0..config.nodes {
-            let path = setup.write_node_config(config, index, &mesh)?;
+            let path = setup.write_node_config(config, index)?;
             setup.node_configs.push(path);
         }
         Ok(setup)
@@ -48,7 +47,7 @@ impl Setup {
         self.dir.join("logs")
     }
 
-    fn write_node_config(&mut self, config: &DemoConfig, index: usize, mesh: &[SocketAddr]) -> anyhow::Result<PathBuf> {
+    fn write_node_config(&mut self, config: &DemoConfig, index: usize) -> anyhow::Result<PathBuf> {
         let id = format!("node-{}", index + 1);
         let tls = self.dir.join("certs").join(&id);
         if !tls.join("cert.pem").exists() {
@@ -64,12 +63,8 @@ impl Setup {
         let mut text = format!("# Written for a local cluster.\nid = {id:?}\n");
         writeln!(text, "data_dir = {:?}\nshared_dir = {:?}", self.dir.join(&id), self.dir.join("shared"))?;
         writeln!(text, "workers = {}", config.workers)?;
-        writeln!(text, "[listen]\nquic = \"{quic}\"\nsql = \"{sql}\"\nhttp = \"{http}\"\nmesh = \"{}\"", mesh[index])?;
+        writeln!(text, "[listen]\nquic = \"{quic}\"\nsql = \"{sql}\"\nhttp = \"{http}\"\nmesh = \"{any}\"")?;
         write_tls(&mut text, &tls)?;
-        if mesh.len() > 1 {
-            let addresses: Vec<String> = mesh.iter().map(|address| format!("{:?}", address.to_string())).collect();
-            writeln!(text, "[mesh]\nprocess = {index}\naddresses = [{}]", addresses.join(", "))?;
-        }
         self.write_file(&format!("{id}.toml"), &text)
     }
 
@@ -117,13 +112,6 @@ impl Setup {
 
 fn write_tls(text: &mut String, dir: &Path) -> std::fmt::Result {
     writeln!(text, "[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}", dir.join("ca.pem"), dir.join("cert.pem"), dir.join("key.pem"))
-}
-
-/// Ports that are free now. The workers bind them a moment later.
-fn free_tcp_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let bound: Result<Vec<TcpListener>, _> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
-    let bound = bound.context("no free port on loopback")?;
-    bound.iter().map(|listener| listener.local_addr().context("a bound port has an address")).collect()
 }
 
 /// This host's name, in the characters that identities allow.

@@ -229,7 +229,7 @@ fn issue_error(subject: &str) -> impl Fn(rcgen::Error) -> Error {
 }
 
 /// The name that every node carries, and that agents ask for unless they are told otherwise.
-const NODE_NAME: &str = "weir-node";
+pub(crate) const NODE_NAME: &str = "weir-node";
 
 /// The authority's own validity: ten years.
 const CA_VALID: Duration = Duration::from_secs(3652 * 24 * 3600);

@@ -11,6 +11,8 @@
 
 mod issue;
 
+pub(crate) use issue::NODE_NAME;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

@@ -7,6 +7,7 @@ mod local;
 use std::fmt;
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt as _, ObjectStoreScheme, PutMode, PutOptions, PutPayload};
@@ -30,7 +31,7 @@ impl fmt::Debug for Store {
 
 /// What came of a create-if-absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Created {
+pub enum Created {
     /// It is ours.
     Yes,
     /// The name is taken.
@@ -81,13 +82,13 @@ impl Store {
     }
 
     /// Reads a whole object.
-    pub(crate) async fn read(&self, path: &Path) -> Result<Vec<u8>, Error> {
+    pub async fn read(&self, path: &Path) -> Result<Vec<u8>, Error> {
         let got = self.inner.get(path).await.map_err(Error::store("read", path))?;
         Ok(got.bytes().await.map_err(Error::store("read", path))?.to_vec())
     }
 
     /// Reads a whole object, or says that it is not there.
-    pub(crate) async fn read_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn read_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         match self.inner.get(path).await {
             Ok(got) => Ok(Some(got.bytes().await.map_err(Error::store("read", path))?.to_vec())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -104,12 +105,12 @@ impl Store {
     }
 
     /// Writes an object whose name is nobody else's.
-    pub(crate) async fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
+    pub async fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
         self.inner.put(path, PutPayload::from(bytes)).await.map(drop).map_err(Error::store("write", path))
     }
 
     /// Writes an object unless one of that name is there.
-    pub(crate) async fn create(&self, path: &Path, bytes: Vec<u8>) -> Result<Created, Error> {
+    pub async fn create(&self, path: &Path, bytes: Vec<u8>) -> Result<Created, Error> {
         let options = PutOptions::from(PutMode::Create);
         match self.inner.put_opts(path, PutPayload::from(bytes), options).await {
             Ok(_) => Ok(Created::Yes),
@@ -118,8 +119,16 @@ impl Store {
         }
     }
 
+    /// The paths of all objects below a folder, sorted.
+    pub async fn list(&self, folder: &Path) -> Result<Vec<Path>, Error> {
+        let found = self.inner.list(Some(folder)).map_ok(|object| object.location).try_collect().await;
+        let mut found: Vec<Path> = found.map_err(Error::store("list", folder))?;
+        found.sort();
+        Ok(found)
+    }
+
     /// Removes an object; fine when it is gone already.
-    pub(crate) async fn remove(&self, path: &Path) -> Result<(), Error> {
+    pub async fn remove(&self, path: &Path) -> Result<(), Error> {
         match self.inner.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(why) => Err(Error::store("remove", path)(why)),

@@ -1,0 +1,78 @@
+//! Follows the chain in the node's own process, to know which generation there is and how far the ticks are.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::error;
+use weir_journal::{Disk, Offset, Reader};
+
+use crate::chain::{ChainRecord, ChainState};
+use crate::error::Error;
+use crate::generation::Generation;
+use crate::layout;
+
+/// What the chain says now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Now {
+    /// The newest generation.
+    pub(crate) formed: Option<Arc<Generation>>,
+    /// Which cluster this is.
+    pub(crate) cluster: u128,
+    /// The last tick.
+    pub(crate) tick: u64,
+}
+
+/// Reads until `stop` says so, and tells what is new. Blocks; run it on a thread of its own.
+pub(crate) fn follow(disk: Arc<dyn Disk>, shared: PathBuf, now: watch::Sender<Now>, stop: impl Fn() -> bool) {
+    while !stop() {
+        // After a fault it begins anew: the chain may have been mended.
+        if let Err(failed) = read(&disk, &shared, &now, &stop) {
+            error!(error = %failed, "the chain cannot be followed: this node takes part in no new generation; trying on");
+            std::thread::sleep(AGAIN_AFTER);
+        }
+    }
+}
+
+fn read(disk: &Arc<dyn Disk>, shared: &std::path::Path, now: &watch::Sender<Now>, stop: &impl Fn() -> bool) -> Result<(), Error> {
+    let dir = layout::chain_dir(shared);
+    let mut chain = loop {
+        match Reader::open(disk.clone(), &dir, Offset(0)) {
+            Ok(reader) => break reader,
+            // Its holder makes it; it may not have come so far.
+            Err(_) if !stop() => std::thread::sleep(POLL),
+            Err(_) => return Ok(()),
+        }
+    };
+    let mut state = ChainState::default();
+    while !stop() {
+        let mut any = false;
+        while let Some((_, bytes)) = chain.next().map_err(Error::journal("reading the chain"))? {
+            state.apply(&ChainRecord::decode(&bytes)?)?;
+            any = true;
+        }
+        if any {
+            tell(now, &state);
+        } else {
+            std::thread::sleep(POLL);
+        }
+    }
+    Ok(())
+}
+
+/// Wakes those who wait for a generation only when there is another one.
+fn tell(now: &watch::Sender<Now>, state: &ChainState) {
+    now.send_if_modified(|now| {
+        let number = |formed: Option<&Generation>| formed.map_or(0, |formed| formed.number);
+        let is_new = number(state.formed.as_ref()) != number(now.formed.as_deref());
+        if is_new {
+            now.formed = state.formed.clone().map(Arc::new);
+        }
+        (now.cluster, now.tick) = (state.cluster, state.tick);
+        is_new
+    });
+}
+
+const POLL: Duration = Duration::from_millis(20);
+const AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -1,0 +1,116 @@
+//! The holder's loop: a record every tick, and with it, when it is time, the next generation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+use weir_config::MeshLimits;
+use weir_dataflow::ViewSettings;
+use weir_journal::Disk;
+
+use crate::beats::Board;
+use crate::chain::Command;
+use crate::error::Error;
+use crate::holder::{Holder, TAKE_EVERY};
+use crate::membership::{Limits, Membership};
+use crate::metrics;
+
+/// Who may come to hold the chain.
+pub(crate) struct Candidate {
+    /// Where the journals are.
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The shared directory.
+    pub(crate) shared: PathBuf,
+    /// Of the views, for a chain that begins here.
+    pub(crate) settings: ViewSettings,
+    /// Between two ticks.
+    pub(crate) every: Duration,
+    /// What the nodes say.
+    pub(crate) board: Board,
+    /// When a member is given up.
+    pub(crate) limits: MeshLimits,
+    /// Workers of each node, for a chain that begins here.
+    pub(crate) workers: u32,
+}
+
+impl Candidate {
+    /// Tries to hold the chain, and holds it, until `stop`. Blocks; run it on a thread of its own.
+    pub(crate) fn run(self, wall_ms: impl Fn() -> u64, stop: impl Fn() -> bool) {
+        while !stop() {
+            match Holder::take(self.disk.clone(), &self.shared, self.settings, wall_ms()) {
+                Ok(Some(holder)) => {
+                    if let Err(failed) = self.hold(holder, &stop) {
+                        metrics::chain_failed();
+                        error!(error = %failed, shared = %self.shared.display(), "a record of the chain could not be written");
+                    }
+                }
+                Ok(None) => std::thread::sleep(TAKE_EVERY),
+                Err(failed) => {
+                    metrics::chain_failed();
+                    error!(error = %failed, "the chain could not be taken; trying on");
+                    std::thread::sleep(TAKE_EVERY);
+                }
+            }
+        }
+    }
+
+    /// Writes one record a tick until told to stop, or until a record cannot be written: then the chain is taken anew.
+    fn hold(&self, mut holder: Holder, stop: &impl Fn() -> bool) -> Result<(), Error> {
+        let start = Instant::now();
+        let mut next = start;
+        let limits = Limits { member_ms_max: self.limits.member_ms_max, join_ms_min: self.limits.join_ms_min };
+        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start };
+        while !stop() {
+            let elapsed_ms = start.elapsed().as_millis() as u64;
+            let membership = looker
+                .membership(|| Membership::new(limits, holder.state().formed.clone(), self.workers, elapsed_ms), elapsed_ms);
+            let formed = membership.and_then(|membership| membership.decide(elapsed_ms));
+            let mut commands = Vec::new();
+            if let Some(next) = &formed {
+                commands.push(Command::Form(next.generation.clone()));
+            }
+            holder.step(elapsed_ms, commands)?;
+            if let (Some(next), Some(membership)) = (formed, &mut looker.membership) {
+                let nodes: Vec<&str> = next.generation.members.iter().map(|member| member.node.as_str()).collect();
+                info!(
+                    generation = next.generation.number,
+                    workers = next.generation.workers,
+                    ?nodes,
+                    why = next.why,
+                    "the mesh is formed"
+                );
+                membership.chained(next.generation, elapsed_ms);
+            }
+            // A late tick does not make the next ones come in a burst.
+            next = (next + self.every).max(Instant::now());
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
+    }
+}
+
+/// Brings what the nodes say to the membership.
+struct Looker {
+    board: Board,
+    /// None until the store was looked at once since the chain was taken.
+    membership: Option<Membership>,
+    looked: Option<Instant>,
+    start: Instant,
+}
+
+impl Looker {
+    fn membership(&mut self, new: impl FnOnce() -> Membership, elapsed_ms: u64) -> Option<&mut Membership> {
+        if let Some(seen) = self.board.newer(self.looked.or(Some(self.start))) {
+            self.looked = Some(seen.at);
+            let membership = self.membership.get_or_insert_with(new);
+            if let Some(workers) = seen.workers {
+                membership.want_workers(workers);
+            }
+            for beat in seen.beats {
+                membership.observe(beat, elapsed_ms);
+            }
+        }
+        self.membership.as_mut()
+    }
+}
