@@ -99,6 +99,7 @@ impl ChainState {
                     self.offsets.push(0);
                 }
                 Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
+                Command::Engine(EngineCommand::Checkpoint) => {}
                 Command::Form(generation) => {
                     let last = self.formed.as_ref().map_or(0, |formed| formed.number);
                     if generation.number <= last {

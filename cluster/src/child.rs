@@ -104,7 +104,7 @@ fn work(config: &NodeConfig, start: &Start, links: Sockets) -> Result<(), Error>
         let share = Share { worker: process * workers + local, workers: generation.workers_total() };
         Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, until))
     };
-    let options = EngineOptions { process: *process, workers, links, socket: start.socket.clone() };
+    let options = EngineOptions { process: *process, links, ..EngineOptions::alone(workers, start.socket.clone()) };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }
 

@@ -20,6 +20,7 @@ use datafusion_physical_expr::expressions::{BinaryExpr, Column, NegativeExpr, li
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use weir_plan::resolve;
 
+use crate::checkpoint::{Share, State};
 use crate::delta::DeltaBatch;
 
 /// What operators count. One per view; read from other threads.
@@ -58,6 +59,11 @@ impl Counters {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Bad, forgotten and unmatched rows, and overflows.
+    fn counts(&self) -> (i64, u64, u64, u64) {
+        (self.bad_rows(), self.forgotten(), self.unmatched(), self.overflows())
+    }
+
     pub(crate) fn add_bad(&self, diff: i64, error: &dyn std::fmt::Display) {
         self.bad_rows.fetch_add(diff, Relaxed);
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
@@ -73,6 +79,26 @@ impl Counters {
 
     pub(crate) fn add_overflow(&self) {
         self.overflows.fetch_add(1, Relaxed);
+    }
+}
+
+/// The counters of a view in a checkpoint.
+pub(crate) struct KeptCounters(pub(crate) Arc<Counters>);
+
+impl State for KeptCounters {
+    type Saved = (i64, u64, u64, u64);
+
+    fn save(&self) -> Self::Saved {
+        self.0.counts()
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        for (bad, forgotten, unmatched, overflows) in parts.into_iter().filter(|_| share.is_first()) {
+            self.0.bad_rows.fetch_add(bad, Relaxed);
+            self.0.forgotten.fetch_add(forgotten, Relaxed);
+            self.0.unmatched.fetch_add(unmatched, Relaxed);
+            self.0.overflows.fetch_add(overflows, Relaxed);
+        }
     }
 }
 

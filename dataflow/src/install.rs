@@ -16,8 +16,9 @@ use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
 use weir_schema::Column;
 
+use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
-use crate::expr::Counters;
+use crate::expr::{Counters, KeptCounters};
 use crate::feed::Arrived;
 use crate::handle::{Completeness, Held};
 use crate::output::{Output, attach};
@@ -27,6 +28,7 @@ use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::run::Error;
 use crate::settings::ViewSettings;
 use crate::source::table::inside;
+use crate::source::tail::Forgotten;
 use crate::source::{SourceOptions, SourceState, Tail, schema_of, source};
 use crate::views::views;
 
@@ -37,6 +39,7 @@ pub(crate) struct Installed {
     ticks: Ticks,
     probe: Probe<u64>,
     shelf: Books,
+    keeper: Keeper,
 }
 
 /// What the peeks of one worker read.
@@ -50,16 +53,33 @@ pub(crate) struct Books {
 
 impl Installed {
     /// Builds the dataflow. Every worker does so before it feeds the same tick.
-    pub(crate) fn install(worker: &mut Worker, settings: ViewSettings) -> Result<Self, Error> {
+    ///
+    /// With a checkpoint the states begin as of its tick, which is fed and closed as soon as all workers have come so far.
+    pub(crate) fn install(worker: &mut Worker, settings: ViewSettings, restore: Option<Arc<Restore>>) -> Result<Self, Error> {
+        let keeper = Keeper::new(Share { index: worker.index(), peers: worker.peers() }, restore);
         let mut outputs = HashMap::new();
         for info in relations().iter().filter(|info| info.standing) {
             let output = Output::new(info).map_err(|error| failed(info.name, error))?;
-            outputs.insert(info.name, Rc::new(RefCell::new(output)));
+            let output = keeper.keep(format!("output/{}", info.name), output).shared();
+            output.borrow_mut().begin(keeper.restored().unwrap_or(0));
+            outputs.insert(info.name, output);
         }
         let source = SourceState::new(&settings);
+        keeper.keep("source/tails", Forgotten(Rc::clone(&source.tails)));
         let shelf = Books { outputs, source: Some(source), ..Books::default() };
-        let build = Build { settings, ticks: Ticks::noted(), probe: Probe::new(), shelf };
-        worker.dataflow_named("Views", |scope| build.build(scope))
+        let build = Build { settings, ticks: Ticks::noted(), probe: Probe::new(), shelf, keeper };
+        let mut installed = worker.dataflow_named("Views", |scope| build.build(scope))?;
+        installed.keeper.check()?;
+        if let Some(tick) = installed.keeper.restored() {
+            installed.input.advance_to(tick + 1);
+            installed.input.flush();
+        }
+        Ok(installed)
+    }
+
+    /// The state of all operators, as it is now: at the last closed tick, when no later one was fed here.
+    pub(crate) fn save(&self, tick: u64) -> Saved {
+        Saved { tick, share: self.keeper.share(), settings: self.settings, sections: self.keeper.save() }
     }
 
     /// What the views were built for.
@@ -104,6 +124,7 @@ struct Build {
     ticks: Ticks,
     probe: Probe<u64>,
     shelf: Books,
+    keeper: Keeper,
 }
 
 impl Build {
@@ -112,7 +133,14 @@ impl Build {
         let sources = self.sources(arrived);
         for view in views(&self.settings) {
             let counters = Arc::<Counters>::default();
-            let context = Context { counters: Arc::clone(&counters), ticks: self.ticks.clone() };
+            self.keeper.keep(format!("counters/{}", view.name), KeptCounters(Arc::clone(&counters)));
+            let context = Context {
+                counters: Arc::clone(&counters),
+                ticks: self.ticks.clone(),
+                keeper: self.keeper.clone(),
+                view: view.name,
+                ..Context::default()
+            };
             let relation = render(&view.plan, &sources, &context).map_err(|error| failed(view.name, error))?;
             self.attach(view.name, relation)?;
             self.shelf.counters.push((view.name, counters));
@@ -121,8 +149,8 @@ impl Build {
             let relation = sources.0.get(base).cloned().ok_or_else(|| failed(base, "it has no source"))?;
             self.attach(base, relation)?;
         }
-        let Self { settings, ticks, probe, shelf } = self;
-        Ok(Installed { settings, input, ticks, probe, shelf })
+        let Self { settings, ticks, probe, shelf, keeper } = self;
+        Ok(Installed { settings, input, ticks, probe, shelf, keeper })
     }
 
     /// What plans read.
@@ -132,10 +160,11 @@ impl Build {
             events: EVENT_COLUMNS.to_vec(),
             samples: SAMPLE_COLUMNS.to_vec(),
             ticks: self.ticks.clone(),
+            keeper: self.keeper.clone(),
         };
         let state = self.shelf.source.clone().unwrap_or_else(|| SourceState::new(&self.settings));
         let streams = source(arrived, options, &state);
-        let rows = connections(streams.touches, streams.addresses, &self.settings, &self.shelf.connections);
+        let rows = connections(streams.touches, streams.addresses, &self.settings, &self.shelf.connections, &self.keeper);
         let mut sources = Sources::default();
         sources.insert("events", Relation { schema: schema_of(EVENT_COLUMNS), deltas: streams.events });
         sources.insert("samples", Relation { schema: schema_of(SAMPLE_COLUMNS), deltas: streams.samples });

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod checkpoint;
 pub mod connections;
 pub mod delta;
 pub mod expr;
@@ -28,6 +29,7 @@ pub mod source;
 mod views;
 mod worker;
 
+pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};
 pub use feed::{Arrived, Feed, FeedStep, Tick};
 pub use relations::{RelationInfo, relation, relations};
 pub use run::{EngineOptions, Error, run};

@@ -3,7 +3,8 @@
 //! A base holds the rows at tick `since`; changes of later ticks wait beside it, each under its tick. So a read at any tick from
 //! `since` to the newest closed one is exact, and costs one walk. Rows are arrow-row bytes of the outside types: plain text.
 //!
-//! A plan's changes to one row all arise on one worker (its last keyed operator decides which), so nothing is exchanged here.
+//! Each row is kept by the worker that its bytes name. So a row and what withdraws it meet, also when the row was taken up from a checkpoint
+//! of another number of workers.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,19 +15,22 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::{Handle as Probe, Probe as _};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::checkpoint::{Share, State};
 use crate::delta::DeltaBatch;
 use crate::handle::{Digest, Held};
 use crate::relations::RelationInfo;
+use crate::render::owner;
 
 type Bytes = Box<[u8]>;
 type Counts<K> = HashMap<K, i64, foldhash::fast::FixedState>;
@@ -64,21 +68,44 @@ impl Output {
 
     /// Takes up changes.
     pub(crate) fn update(&mut self, delta: &DeltaBatch) {
-        let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
-        let rows = match encoded {
-            Ok(rows) => rows,
-            Err(error) => {
-                self.errors += delta.diffs.len() as u64;
-                tracing::error!(relation = self.name, %error, "a view's rows do not fit its columns");
-                return;
-            }
-        };
+        let Some(rows) = self.encode(delta) else { return };
         let changes = self.changes.entry(delta.tick).or_default();
         for (row, diff) in rows.iter().zip(&delta.diffs) {
             if *diff != 0 {
                 changes.push((row.as_ref().into(), *diff));
             }
         }
+    }
+
+    fn encode(&mut self, delta: &DeltaBatch) -> Option<Rows> {
+        let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
+        let failed = |error| {
+            self.errors += delta.diffs.len() as u64;
+            tracing::error!(relation = self.name, %error, "a view's rows do not fit its columns");
+        };
+        encoded.map_err(failed).ok()
+    }
+
+    /// The changes by the worker that keeps each row.
+    fn parts(&mut self, delta: &DeltaBatch, peers: usize) -> Vec<Part> {
+        let Some(rows) = self.encode(delta) else { return vec![] };
+        let mut parts: Vec<Vec<(Bytes, i64)>> = vec![Vec::new(); peers];
+        for (row, diff) in rows.iter().zip(&delta.diffs) {
+            if *diff != 0 {
+                parts[owner(row.as_ref(), peers)].push((row.as_ref().into(), *diff));
+            }
+        }
+        let parts = parts.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        parts.map(|(owner, rows)| Part { owner: owner as u64, tick: delta.tick, rows }).collect()
+    }
+
+    fn take(&mut self, part: Part) {
+        self.changes.entry(part.tick).or_default().extend(part.rows);
+    }
+
+    /// From a checkpoint at this tick on: nothing before can be read.
+    pub(crate) fn begin(&mut self, tick: u64) {
+        self.since = tick;
     }
 
     /// Forgets the difference between ticks up to `since`: from now on reads are at `since` or later.
@@ -162,9 +189,68 @@ impl Output {
     }
 }
 
+impl State for Output {
+    type Saved = Vec<(Bytes, i64)>;
+
+    fn save(&self) -> Self::Saved {
+        let mut counts: Counts<&Bytes> = self.base.iter().map(|(row, count)| (row, *count)).collect();
+        for (row, diff) in self.changes.values().flatten() {
+            *counts.entry(row).or_default() += diff;
+        }
+        let mut rows: Vec<_> =
+            counts.into_iter().filter(|(_, count)| *count != 0).map(|(row, count)| (row.clone(), count)).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        for (row, count) in parts.into_iter().flatten().filter(|(row, _)| share.owns(row)) {
+            self.base_bytes += row.len();
+            *self.base.entry(row).or_default() += count;
+        }
+    }
+}
+
+/// Rows on their way to the worker that keeps them: by their bytes, so that a row and what withdraws it meet whoever made them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Part {
+    owner: u64,
+    tick: u64,
+    rows: Vec<(Bytes, i64)>,
+}
+
 /// Puts a plan's result into an output; the probe passes a tick when the output has all of it.
 pub(crate) fn attach<'s>(stream: Stream<'s, u64, Vec<DeltaBatch>>, output: &Rc<RefCell<Output>>, probe: &Probe<u64>) {
-    let output = Rc::clone(output);
+    let peers = stream.scope().peers();
+    let (encoder, output) = (Rc::clone(output), Rc::clone(output));
+    if peers > 1 {
+        let encoded = stream.unary::<CapacityContainerBuilder<Vec<Part>>, _, _, _>(Pipeline, "OutputEncode", move |_, _| {
+            move |input, out| {
+                input.for_each_stamp(|cap, batches| {
+                    if cap.least().is_none() {
+                        return;
+                    }
+                    let mut out = out.session(&cap);
+                    for delta in batches.flat_map(|batch| batch.drain(..)) {
+                        encoder.borrow_mut().parts(&delta, peers).into_iter().for_each(|part| out.give(part));
+                    }
+                });
+            }
+        });
+        let by_row = Exchange::new(|part: &Part| part.owner);
+        encoded
+            .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(by_row, "Output", move |_, _| {
+                move |input, _| {
+                    input.for_each_stamp(|_, batches| {
+                        for part in batches.flat_map(|batch| batch.drain(..)) {
+                            output.borrow_mut().take(part);
+                        }
+                    });
+                }
+            })
+            .probe_with(probe);
+        return;
+    }
     stream
         .unary::<CapacityContainerBuilder<Vec<()>>, _, _, _>(Pipeline, "Output", move |_, _| {
             move |input, _| {

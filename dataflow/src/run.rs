@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use timely::WorkerConfig;
@@ -11,12 +12,12 @@ use timely::communication::allocator::zero_copy::initialize::initialize_networki
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Config as Threads, Hooks};
 
+use crate::checkpoint::{CheckpointError, CheckpointSink, Restore, Saved};
 use crate::feed::Feed;
 use crate::server::Server;
-use crate::worker::{self, Door, Shared};
+use crate::worker::{self, Door, Shared, Start};
 
 /// The shape of the mesh, and where this process stands in it.
-#[derive(Debug)]
 pub struct EngineOptions {
     /// This process's place in `links`.
     pub process: usize,
@@ -27,6 +28,30 @@ pub struct EngineOptions {
     pub links: Vec<Option<UnixStream>>,
     /// The Unix socket of the handle protocol.
     pub socket: PathBuf,
+    /// Where checkpoints go that the chain commands; none: they are not made.
+    pub checkpoints: Option<Arc<dyn CheckpointSink>>,
+    /// What to begin from; none: the chain's beginning. The feeds go on behind its tick.
+    pub restore: Option<Arc<Restore>>,
+}
+
+impl EngineOptions {
+    /// One process of one mesh, which begins at the chain's beginning and makes no checkpoints.
+    pub fn alone(workers: usize, socket: PathBuf) -> Self {
+        Self { process: 0, workers, links: Vec::new(), socket, checkpoints: None, restore: None }
+    }
+}
+
+impl std::fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let restore = self.restore.as_ref().map(|restore| restore.tick());
+        f.debug_struct("EngineOptions")
+            .field("process", &self.process)
+            .field("workers", &self.workers)
+            .field("processes", &self.links.len().max(1))
+            .field("socket", &self.socket)
+            .field("restore", &restore)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why the workers ended or could not start.
@@ -46,6 +71,9 @@ pub enum Error {
     /// A feed gave something impossible, or said it cannot go on.
     #[error("the workers' feed failed: {0}")]
     Feed(String),
+    /// The checkpoint cannot be begun from.
+    #[error("could not begin from the checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
     /// A shipped view could not be built.
     #[error("could not build view \"{view}\": {why}")]
     View {
@@ -76,12 +104,13 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let parts = Mutex::new(parts.map(Some).collect::<VecDeque<_>>());
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
+    let start = Start { restore: options.restore, saved: options.checkpoints.map(|sink| write_checkpoints(sink, threads)) };
     let (builders, held) = allocators(options.links, options.process, threads)?;
     let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;
         let part = parts.lock().unwrap_or_else(PoisonError::into_inner)[place].take();
         let (feed, door) = part.expect("each worker starts once");
-        worker::run(worker, feed, door, processes, &ours);
+        worker::run(worker, feed, door, processes, &ours, &start);
     });
     for ended in guards.map_err(Error::Options)?.join() {
         if let Err(panic) = ended {
@@ -89,6 +118,14 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
         }
     }
     Err(shared.take_error().unwrap_or_else(|| Error::Options("the workers ended".into())))
+}
+
+/// Packs what workers save and hands it on, one part after the other. A worker that finds no room skips its part.
+fn write_checkpoints(sink: Arc<dyn CheckpointSink>, workers: usize) -> SyncSender<Saved> {
+    let (sender, receiver) = sync_channel::<Saved>(workers);
+    let write = move || receiver.into_iter().for_each(|saved| sink.put(saved.pack()));
+    std::thread::Builder::new().name("checkpoint".into()).spawn(write).expect("a thread can be started");
+    sender
 }
 
 /// How the workers of this process talk to each other, and over the links to those of other processes. What is held ends with them.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub enum Command {
     /// The first command of every chain: how long and how late the views look.
     Configure(ViewSettings),
+    /// Every worker saves its state as of this tick, if it was told where to.
+    Checkpoint,
 }
 
 /// How long, how late and how much the views hold.

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use timely::worker::Worker;
 
 use crate::ask::{Asker, Progress};
+use crate::checkpoint::{Restore, Saved};
 use crate::feed::{Feed, FeedStep, Tick};
 use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
@@ -43,6 +44,15 @@ impl Shared {
     }
 }
 
+/// What every worker of a process begins with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Start {
+    /// What to begin from.
+    pub(crate) restore: Option<Arc<Restore>>,
+    /// Where saved states go.
+    pub(crate) saved: Option<SyncSender<Saved>>,
+}
+
 /// What only the first worker of a process has: the requests of its node.
 pub(crate) struct Door {
     /// Requests and beats.
@@ -54,7 +64,14 @@ pub(crate) struct Door {
 }
 
 /// Runs one worker until it is told to stop.
-pub(crate) fn run(worker: &mut Worker, feed: Box<dyn Feed>, door: Option<Door>, processes: usize, shared: &Arc<Shared>) {
+pub(crate) fn run(
+    worker: &mut Worker,
+    feed: Box<dyn Feed>,
+    door: Option<Door>,
+    processes: usize,
+    shared: &Arc<Shared>,
+    start: &Start,
+) {
     if let Some(door) = &door {
         door.waker.here();
     }
@@ -73,7 +90,14 @@ pub(crate) fn run(worker: &mut Worker, feed: Box<dyn Feed>, door: Option<Door>, 
         processes,
         told: None,
         waiting: Waiting::default(),
+        saving: None,
+        saved: start.saved.clone(),
     };
+    if let Some(restore) = &start.restore
+        && let Err(error) = state.begin(worker, restore)
+    {
+        shared.fail(error);
+    }
     while !shared.stop.load(Ordering::Acquire) {
         match state.turn(worker) {
             Ok(true) => {
@@ -108,9 +132,23 @@ struct State {
     processes: usize,
     told: Option<u64>,
     waiting: Waiting,
+    /// The tick whose state is to be saved when it is closed; nothing later is fed before.
+    saving: Option<u64>,
+    /// Where it goes.
+    saved: Option<SyncSender<Saved>>,
 }
 
 impl State {
+    /// Takes up a checkpoint: its tick counts as fed.
+    fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>) -> Result<(), Error> {
+        let tick = restore.tick();
+        self.views = Some(Installed::install(worker, restore.settings(), Some(Arc::clone(restore)))?);
+        self.fed.push_back(tick);
+        (self.fed_last, self.since) = (Some(tick), tick);
+        tracing::info!(worker = worker.index(), tick, "begins from a checkpoint");
+        Ok(())
+    }
+
     /// One turn. True when something was done.
     fn turn(&mut self, worker: &mut Worker) -> Result<bool, Error> {
         let requested = self.take_requests();
@@ -147,7 +185,7 @@ impl State {
     }
 
     fn feed_tick(&mut self, worker: &mut Worker) -> Result<bool, Error> {
-        if self.ended || self.fed.len() >= TICKS_AHEAD_MAX {
+        if self.ended || self.saving.is_some() || self.fed.len() >= TICKS_AHEAD_MAX {
             return Ok(false);
         }
         match self.feed.poll() {
@@ -167,11 +205,13 @@ impl State {
             return Err(Error::Feed(format!("tick {} came after tick {}", tick.tick, self.fed_last.unwrap_or(0))));
         }
         for command in tick.commands {
-            let Command::Configure(settings) = command;
-            match &self.views {
-                None => self.views = Some(Installed::install(worker, settings)?),
-                Some(views) if *views.settings() == settings => {}
-                Some(_) => return Err(Error::Feed("the settings of the views were changed while they run".into())),
+            match (command, &self.views) {
+                (Command::Configure(settings), None) => self.views = Some(Installed::install(worker, settings, None)?),
+                (Command::Configure(settings), Some(views)) if *views.settings() == settings => {}
+                (Command::Configure(_), Some(_)) => {
+                    return Err(Error::Feed("the settings of the views were changed while they run".into()));
+                }
+                (Command::Checkpoint, _) => self.saving = self.saved.is_some().then_some(tick.tick),
             }
         }
         let views = self.views.as_mut().ok_or_else(|| Error::Feed("the chain does not begin with its settings".into()))?;
@@ -191,6 +231,10 @@ impl State {
             self.closed = Some(tick);
             views.closed(tick);
             any = true;
+            if self.saving == Some(tick) {
+                self.saving = None;
+                save(views, tick, self.saved.as_ref());
+            }
         }
         any
     }
@@ -248,6 +292,14 @@ impl State {
             self.since = since;
             views.compact(since);
         }
+    }
+}
+
+/// Saves the state and hands it on. The worker does not wait: with the last checkpoint still being written, this one is left out.
+fn save(views: &Installed, tick: u64, to: Option<&SyncSender<Saved>>) {
+    let Some(to) = to else { return };
+    if let Err(TrySendError::Full(_)) = to.try_send(views.save(tick)) {
+        tracing::warn!(tick, "the last checkpoint is still being written: this one is left out");
     }
 }
 

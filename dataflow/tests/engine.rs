@@ -25,7 +25,7 @@ fn start(world: &World, dir: &Path, process: usize, links: Vec<Option<UnixStream
     let socket = dir.join(format!("{process}.sock"));
     let all = workers * links.len().max(1);
     let feeds = (0..workers).map(|local| Box::new(world.feed(process * workers + local, all)) as _).collect();
-    let options = EngineOptions { process, workers, links, socket: socket.clone() };
+    let options = EngineOptions { process, links, ..EngineOptions::alone(workers, socket.clone()) };
     std::thread::spawn(move || run(options, feeds));
     for _ in 0..3_000 {
         match Client::connect(&socket) {

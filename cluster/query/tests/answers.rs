@@ -34,7 +34,7 @@ impl Node {
         let dir = std::env::temp_dir().join(format!("weir-query-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let socket = dir.join("engine.sock");
-        let options = EngineOptions { process: 0, workers: 2, links: vec![], socket: socket.clone() };
+        let options = EngineOptions::alone(2, socket.clone());
         let feeds = world.feeds(2);
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();

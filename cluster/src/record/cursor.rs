@@ -73,7 +73,7 @@ impl Cursor {
                     self.settings = Some(*settings);
                     self.intake.get_or_insert_with(|| Intake::new(admission(settings)));
                 }
-                Command::Form(_) => {}
+                Command::Engine(EngineCommand::Checkpoint) | Command::Form(_) => {}
             }
         }
         let mut frames: Vec<Arrived> = Vec::new();

@@ -56,6 +56,13 @@ impl Addresses {
         moved
     }
 
+    /// All words that are kept, to be learnt again.
+    pub(super) fn facts(&self) -> Vec<AddressFact> {
+        let mut hosts: Vec<_> = self.hosts.iter().collect();
+        hosts.sort_by_key(|(host, _)| **host);
+        hosts.into_iter().flat_map(|(_, words)| words.values().cloned()).collect()
+    }
+
     /// Who had `ip` at time `at` (`None`: has it now), as seen from `own`, the host at the other end.
     pub fn owner(&self, ip: IpAddr, own: &Arc<Place>, at: Option<i64>, lateness: Lateness) -> Option<Arc<Place>> {
         if ip.is_loopback() {

@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 use weir_schema::BootId;
 
 use super::end::{Actor, End, EndKey, HostTouches, IsnGroup, Lateness, Place, Side, Told, Touch, TupleGroup, millis};
 use super::loose::{Loose, LooseAt, LooseGroup};
 use super::state::EndState;
+use crate::checkpoint::pairs;
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
@@ -25,12 +27,12 @@ type Map<K, V> = HashMap<K, V, FixedState>;
 pub struct Fold {
     lateness: Lateness,
     ends_max: usize,
-    hosts: Map<u64, Host>,
+    pub(super) hosts: Map<u64, Host>,
     /// What may be forgotten, by the first tick at which it may.
-    due: BTreeMap<u64, Vec<(u64, BootId, Slot)>>,
+    pub(super) due: BTreeMap<u64, Vec<(u64, BootId, Slot)>>,
     actors: HashSet<Arc<Actor>, FixedState>,
     actors_swept: usize,
-    evicted: u64,
+    pub(super) evicted: u64,
 }
 
 /// What changed in one tick, told to where the ends meet.
@@ -42,22 +44,24 @@ pub struct Changes {
     pub by_tuple: Vec<Told<TupleGroup>>,
 }
 
-#[derive(Debug)]
-struct Host {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Host {
     place: Arc<Place>,
     boots: Vec<Boot>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Boot {
     id: BootId,
     start: i64,
+    #[serde(with = "pairs")]
     ends: Map<u64, EndState>,
+    #[serde(with = "pairs")]
     loose: Map<LooseGroup, Loose>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Slot {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Slot {
     Socket(u64),
     Loose(LooseGroup),
 }
@@ -151,7 +155,7 @@ impl Fold {
     }
 
     /// One copy of every actor, however many sockets it has.
-    fn intern(&mut self, actor: Arc<Actor>) -> Arc<Actor> {
+    pub(super) fn intern(&mut self, actor: Arc<Actor>) -> Arc<Actor> {
         if self.actors.len() > 2 * self.actors_swept + 1024 {
             self.actors.retain(|actor| Arc::strong_count(actor) > 1);
             self.actors_swept = self.actors.len();
@@ -185,6 +189,14 @@ impl Fold {
 }
 
 impl Host {
+    /// Puts the one copy of each actor in the place of an equal one.
+    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
+        for boot in &mut self.boots {
+            boot.ends.values_mut().for_each(|end| end.share(one));
+            boot.loose.values_mut().for_each(|loose| loose.share(one));
+        }
+    }
+
     fn len(&self) -> usize {
         self.boots.iter().map(|boot| boot.ends.len() + boot.loose.len()).sum()
     }

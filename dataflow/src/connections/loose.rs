@@ -6,19 +6,21 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::end::{Actor, End, EndKey, Place, Side, Touch, Tuple, Verb};
 use super::state::EndState;
 use weir_schema::BootId;
 
 /// What the events of a socket without a cookie have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct LooseGroup {
     pub(super) side: Side,
     pub(super) tuple: Tuple,
 }
 
 /// The events of one group.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Loose {
     events: Vec<(Touch, Arc<Actor>)>,
 }
@@ -35,6 +37,13 @@ impl Loose {
         let place = self.events.binary_search_by_key(&order(&touch), |(known, _)| order(known));
         if let Err(place) = place {
             self.events.insert(place, (touch, actor));
+        }
+    }
+
+    /// Puts the one copy of each actor in the place of an equal one.
+    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
+        for (_, actor) in &mut self.events {
+            *actor = one(Arc::clone(actor));
         }
     }
 

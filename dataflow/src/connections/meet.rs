@@ -17,8 +17,8 @@ use super::row::{Connection, Ends, changes};
 #[derive(Debug)]
 pub struct Meet {
     lateness: Lateness,
-    groups: HashMap<IsnGroup, Vec<Arc<End>>, FixedState>,
-    due: BTreeMap<u64, Vec<IsnGroup>>,
+    pub(super) groups: HashMap<IsnGroup, Vec<Arc<End>>, FixedState>,
+    pub(super) due: BTreeMap<u64, Vec<IsnGroup>>,
 }
 
 /// What changed in one tick.

@@ -24,6 +24,7 @@ mod oracle;
 mod pairs;
 mod resolve;
 mod row;
+mod saved;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use super::meet::Meet;
 use super::resolve::Resolve;
 use super::row::{Connection, encode};
 use crate::ViewSettings;
+use crate::checkpoint::{Keeper, Kept};
 use crate::delta::{DeltaBatch, Deltas};
 use crate::source::open::Open;
 
@@ -42,14 +43,20 @@ pub fn connections<'s>(
     addresses: Stream<'s, u64, Vec<AddressFact>>,
     settings: &ViewSettings,
     counts: &Counts,
+    keeper: &Keeper,
 ) -> Deltas<'s> {
     let lateness = Lateness { retention_ms: settings.retention_ms, skew_ms: settings.skew_ms };
-    let (by_isns, by_tuple) = fold(touches, Fold::new(lateness, settings.ends_max), counts.clone());
-    let (both, single) = meet(by_isns, Meet::new(lateness));
-    resolve(by_tuple.concat(single), addresses.broadcast(), Resolve::new(lateness), counts.clone()).concat(both)
+    let state = keeper.keep("connections/fold", Fold::new(lateness, settings.ends_max));
+    counts.ends.set(state.borrow().len() as u64);
+    counts.ends_evicted.set(state.borrow().evicted());
+    let (by_isns, by_tuple) = fold(touches, state, counts.clone());
+    let (both, single) = meet(by_isns, keeper.keep("connections/meet", Meet::new(lateness)));
+    let state = keeper.keep("connections/resolve", Resolve::new(lateness));
+    counts.groups.set(state.borrow().len() as u64);
+    resolve(by_tuple.concat(single), addresses.broadcast(), state, counts.clone()).concat(both)
 }
 
-fn fold<'s>(touches: Stream<'s, u64, Vec<HostTouches>>, mut state: Fold, counts: Counts) -> (ToIsns<'s>, ToTuples<'s>) {
+fn fold<'s>(touches: Stream<'s, u64, Vec<HostTouches>>, state: Kept<Fold>, counts: Counts) -> (ToIsns<'s>, ToTuples<'s>) {
     let mut builder = OperatorBuilder::new("ConnectionsFold".to_owned(), touches.scope());
     let by_host = Exchange::new(|told: &HostTouches| told.place.host_key);
     let mut input = builder.new_input(touches, by_host);
@@ -67,6 +74,7 @@ fn fold<'s>(touches: Stream<'s, u64, Vec<HostTouches>>, mut state: Fold, counts:
             });
             let (mut isns, mut tuples) = (isns.activate(), tuples.activate());
             while let Some((tick, [to_isns, to_tuples], told)) = open.next(|tick| frontiers[0].less_equal(tick)) {
+                let mut state = state.borrow_mut();
                 let changes = state.advance(tick, told);
                 isns.session(&to_isns).give_iterator(changes.by_isns.into_iter());
                 tuples.session(&to_tuples).give_iterator(changes.by_tuple.into_iter());
@@ -78,7 +86,7 @@ fn fold<'s>(touches: Stream<'s, u64, Vec<HostTouches>>, mut state: Fold, counts:
     (by_isns, by_tuple)
 }
 
-fn meet<'s>(told: ToIsns<'s>, mut state: Meet) -> (Deltas<'s>, ToTuples<'s>) {
+fn meet<'s>(told: ToIsns<'s>, state: Kept<Meet>) -> (Deltas<'s>, ToTuples<'s>) {
     let mut builder = OperatorBuilder::new("ConnectionsMeet".to_owned(), told.scope());
     let mut input = builder.new_input(told, Exchange::new(|told: &Told<IsnGroup>| told.group.route()));
     let (rows, both) = builder.new_output::<Vec<DeltaBatch>>();
@@ -95,7 +103,7 @@ fn meet<'s>(told: ToIsns<'s>, mut state: Meet) -> (Deltas<'s>, ToTuples<'s>) {
             });
             let (mut rows, mut tuples) = (rows.activate(), tuples.activate());
             while let Some((tick, [to_rows, to_tuples], told)) = open.next(|tick| frontiers[0].less_equal(tick)) {
-                let met = state.advance(tick, told);
+                let met = state.borrow_mut().advance(tick, told);
                 tuples.session(&to_tuples).give_iterator(met.single.into_iter());
                 rows.session(&to_rows).give_iterator(batch(tick, met.rows).into_iter());
             }
@@ -104,7 +112,7 @@ fn meet<'s>(told: ToIsns<'s>, mut state: Meet) -> (Deltas<'s>, ToTuples<'s>) {
     (both, single)
 }
 
-fn resolve<'s>(told: ToTuples<'s>, facts: Stream<'s, u64, Vec<AddressFact>>, mut state: Resolve, counts: Counts) -> Deltas<'s> {
+fn resolve<'s>(told: ToTuples<'s>, facts: Stream<'s, u64, Vec<AddressFact>>, state: Kept<Resolve>, counts: Counts) -> Deltas<'s> {
     let by_group = Exchange::new(|told: &Told<TupleGroup>| told.group.route());
     told.binary_frontier::<_, Rows<Vec<DeltaBatch>>, _, _, _, _>(facts, by_group, Pipeline, "ConnectionsResolve", |_, _| {
         let mut open = Open::<(Vec<Told<TupleGroup>>, Vec<AddressFact>), 1>::new();
@@ -121,6 +129,7 @@ fn resolve<'s>(told: ToTuples<'s>, facts: Stream<'s, u64, Vec<AddressFact>>, mut
             });
             let is_open = |tick: &u64| told_frontier.less_equal(tick) || facts_frontier.less_equal(tick);
             while let Some((tick, [capability], (told, facts))) = open.next(is_open) {
+                let mut state = state.borrow_mut();
                 let rows = state.advance(tick, told, facts);
                 output.session(&capability).give_iterator(batch(tick, rows).into_iter());
                 counts.groups.set(state.len() as u64);

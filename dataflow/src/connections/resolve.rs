@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
 
 use super::address::{AddressFact, Addresses};
 use super::end::{Actor, End, Lateness, Side, Told, TupleGroup};
@@ -20,19 +21,19 @@ use super::row::{Connection, Ends, changes};
 #[derive(Debug)]
 pub struct Resolve {
     lateness: Lateness,
-    groups: HashMap<TupleGroup, Vec<Member>, FixedState>,
+    pub(super) groups: HashMap<TupleGroup, Vec<Member>, FixedState>,
     /// Who asked for an address.
-    asked: HashMap<(u64, IpAddr), HashSet<TupleGroup, FixedState>, FixedState>,
-    addresses: Addresses,
-    due: BTreeMap<u64, Vec<TupleGroup>>,
+    pub(super) asked: HashMap<(u64, IpAddr), HashSet<TupleGroup, FixedState>, FixedState>,
+    pub(super) addresses: Addresses,
+    pub(super) due: BTreeMap<u64, Vec<TupleGroup>>,
 }
 
-#[derive(Debug, Clone)]
-struct Member {
-    end: Arc<End>,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Member {
+    pub(super) end: Arc<End>,
     nth: u32,
     /// The other end, by its address.
-    missing: Option<Arc<Actor>>,
+    pub(super) missing: Option<Arc<Actor>>,
 }
 
 impl Resolve {
@@ -171,7 +172,7 @@ impl Resolve {
 }
 
 /// The address of the end that `end` does not see.
-fn missing_ip(end: &End) -> IpAddr {
+pub(super) fn missing_ip(end: &End) -> IpAddr {
     match end.side {
         Side::Client => end.tuple.dst,
         Side::Server => end.tuple.src,

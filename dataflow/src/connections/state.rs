@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::end::{Actor, End, EndKey, Isns, Side, Touch, Tuple, Verb};
 
 /// The value of the earliest event that had one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct First<T> {
     time: i64,
     id: u64,
@@ -25,7 +27,7 @@ impl<T> First<T> {
 }
 
 /// One socket, as far as its host has told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct EndState {
     pub(super) key: EndKey,
     first: i64,
@@ -98,6 +100,13 @@ impl EndState {
         First::offer(slot, touch, || Arc::clone(actor));
         self.sent = self.sent.max(touch.sent);
         self.received = self.received.max(touch.received);
+    }
+
+    /// Puts the one copy of each actor in the place of an equal one.
+    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
+        for slot in [&mut self.named, &mut self.anyone].into_iter().flatten() {
+            slot.value = one(Arc::clone(&slot.value));
+        }
     }
 
     /// When it ended: by its own word, else by what ended its host's boot (`implied`).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, TimestampNanosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampNanosecondType};
+use serde::{Deserialize, Serialize};
 use weir_plan::{AggregateCall, AggregateFunc, Expr};
 
 use super::multiset::{End, Extreme, Multiset, Value, float, ordered};
@@ -12,7 +13,7 @@ use super::rows::{Encoded, RowCodec};
 use crate::expr::Counters;
 
 /// What is kept per group and aggregate.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Accumulator {
     Count(i64),
     Sum(Sum),
@@ -23,7 +24,7 @@ pub(super) enum Accumulator {
 }
 
 /// An exact sum and how many values are in it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Sum {
     sum: i128,
     values: i64,

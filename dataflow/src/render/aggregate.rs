@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use weir_plan::{AggregateCall, Expr};
 
 use super::accumulator::{Accumulator, Arg, Shape, argument};
@@ -19,6 +20,7 @@ use super::keyed::at_close;
 use super::multiset::Value;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
+use crate::checkpoint::{Share, State};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::{Counters, Exprs, moments, tick_of};
 
@@ -37,12 +39,14 @@ pub(super) fn aggregate<'s>(
     context: &Context,
 ) -> Result<Deltas<'s>, weir_plan::Error> {
     let keys = Exprs::new(question.keys.iter().map(|(key, _)| key), &input.schema, "aggregate, key", &context.counters)?;
-    let mut groups = Groups::new(question, input, schema, context)?;
+    let groups = Groups::new(question, input, schema, context)?;
     let scope = input.deltas.scope();
+    let groups = context.keeper.keep(context.state_name("aggregate"), groups);
     let alone = question.keys.is_empty() && owner(&[], scope.peers()) == scope.index();
-    let first = if alone { groups.close(0, vec![]) } else { None };
+    // What was put out before a checkpoint is in the states of those behind.
+    let first = if alone && context.keeper.restored().is_none() { groups.borrow_mut().close(0, vec![]) } else { None };
     let exchanged = exchange(&input.deltas, keys);
-    Ok(at_close(&exchanged, "Aggregate", first, move |tick, batches| groups.close(tick, batches)))
+    Ok(at_close(&exchanged, "Aggregate", first, move |tick, batches| groups.borrow_mut().close(tick, batches)))
 }
 
 /// All groups of one worker.
@@ -75,6 +79,7 @@ struct Call {
     filter: Option<usize>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 struct Group {
     key: Bytes,
     forget_at: Option<u64>,
@@ -82,7 +87,26 @@ struct Group {
     accumulators: Vec<Accumulator>,
     /// What was put out last.
     shown: Option<Vec<Option<Value>>>,
+    #[serde(skip)]
     changed: bool,
+}
+
+impl State for Groups {
+    type Saved = Vec<Group>;
+
+    fn save(&self) -> Self::Saved {
+        let mut groups: Vec<Group> = self.groups.iter().flatten().cloned().collect();
+        groups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        groups
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        for group in parts.into_iter().flatten().filter(|group| share.owns(&group.key)) {
+            let slot = self.slot(&group.key, group.forget_at);
+            self.groups[slot] = Some(group);
+        }
+        self.changed.clear();
+    }
 }
 
 impl Groups {

@@ -17,6 +17,7 @@ use weir_plan::Expr;
 use super::keyed::consolidate;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
+use crate::checkpoint::{Share, State};
 use crate::delta::{DeltaBatch, Deltas};
 use crate::expr::{Exprs, moments, tick_of};
 
@@ -31,10 +32,12 @@ pub(super) fn visible<'s>(
     let codec = RowCodec::of(&input.schema);
     let (schema, ticks) = (Arc::clone(&input.schema), context.ticks.clone());
     let deltas = input.deltas.clone();
-    Ok(deltas.unary_frontier::<CapacityContainerBuilder<Vec<DeltaBatch>>, _, _, _>(Pipeline, "Calendar", move |_, _| {
-        let mut due = Due::default();
-        let mut held: Option<Capability<u64>> = None;
+    let due = context.keeper.keep(context.state_name("calendar"), Due::default());
+    Ok(deltas.unary_frontier::<CapacityContainerBuilder<Vec<DeltaBatch>>, _, _, _>(Pipeline, "Calendar", move |cap, _| {
+        let mut held: Option<Capability<u64>> = due.borrow().first().map(|first| cap.delayed(&first));
+        drop(cap);
         move |(input, frontier), output| {
+            let due = &mut *due.borrow_mut();
             input.for_each_stamp(|cap, batches| {
                 if cap.least().is_none() {
                     return;
@@ -82,6 +85,28 @@ struct Bounds {
 /// What comes or goes later, by moment.
 #[derive(Default)]
 struct Due(BTreeMap<u64, Pending>);
+
+/// The operator is linear, so a pending row may be on another worker than what withdraws it: each row has its owner by its bytes.
+impl State for Due {
+    type Saved = Vec<(u64, Vec<(Bytes, i64)>)>;
+
+    fn save(&self) -> Self::Saved {
+        let consolidated = |(moment, pending): (&u64, &Pending)| {
+            let mut rows = pending.rows.clone();
+            consolidate(&mut rows);
+            (*moment, rows)
+        };
+        self.0.iter().map(consolidated).collect()
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        for (moment, rows) in parts.into_iter().flatten() {
+            for (row, diff) in rows.into_iter().filter(|(row, _)| share.owns(row)) {
+                self.add(moment, &row, diff);
+            }
+        }
+    }
+}
 
 #[derive(Default)]
 struct Pending {

@@ -14,6 +14,7 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
@@ -23,6 +24,7 @@ use super::exchange::exchange;
 use super::keyed::{Open, consolidate};
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
+use crate::checkpoint::{Share, State};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::Exprs;
 
@@ -46,12 +48,13 @@ pub(super) fn join<'s>(
     let residual = question.residual.map(|residual| Exprs::new([residual], schema, "join", counters)).transpose()?;
     let left_rows = exchange(&left.deltas, left_keys.clone());
     let right_rows = exchange(&right.deltas, right_keys.clone());
-    let mut joiner = Joiner {
+    let joiner = Joiner {
         left: Side::new(left_keys, &left.schema, question.kind != JoinKind::Inner),
         right: Side::new(right_keys, &right.schema, question.kind == JoinKind::Full),
         residual,
         schema: Arc::clone(schema),
     };
+    let joiner = context.keeper.keep(context.state_name("join"), joiner);
     let name = "Join";
     Ok(left_rows.binary_frontier::<_, CapacityContainerBuilder<Vec<DeltaBatch>>, _, _, _, _>(
         right_rows,
@@ -85,7 +88,7 @@ pub(super) fn join<'s>(
                     }
                     let tick = *entry.key();
                     let (cap, [left, right]) = entry.remove();
-                    if let Some(batch) = joiner.close(tick, left, right) {
+                    if let Some(batch) = joiner.borrow_mut().close(tick, left, right) {
                         output.session(&cap).give(batch);
                     }
                 }
@@ -101,6 +104,25 @@ struct Joiner {
     schema: SchemaRef,
 }
 
+impl State for Joiner {
+    type Saved = [Vec<(Bytes, Vec<Held>)>; 2];
+
+    fn save(&self) -> Self::Saved {
+        [&self.left, &self.right].map(|side| {
+            let mut rows: Vec<_> = side.rows.iter().map(|(key, held)| (key.clone(), held.clone())).collect();
+            rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            rows
+        })
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        for [left, right] in parts {
+            self.left.rows.extend(left.into_iter().filter(|(key, _)| share.owns(key)));
+            self.right.rows.extend(right.into_iter().filter(|(key, _)| share.owns(key)));
+        }
+    }
+}
+
 /// One side's present rows, by key.
 struct Side {
     keys: Exprs,
@@ -113,7 +135,7 @@ struct Side {
 }
 
 /// A row that is there.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Held {
     row: Arc<[u8]>,
     count: i64,

@@ -19,7 +19,9 @@ mod stateless;
 mod ticks;
 mod top_k;
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -27,9 +29,11 @@ use timely::dataflow::operators::Concatenate;
 use weir_plan::{Plan, SchemaOf};
 
 pub use exchange::exchange_by_key;
+pub(crate) use exchange::owner;
 pub use rows::RowCodec;
 pub use ticks::Ticks;
 
+use crate::checkpoint::Keeper;
 use crate::delta::Deltas;
 use crate::expr::Counters;
 
@@ -66,6 +70,20 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// Which ticks there are; by default every millisecond is one.
     pub ticks: Ticks,
+    /// Saves the states, and has what to begin from.
+    pub keeper: Keeper,
+    /// The view, whose operators' states are named after it.
+    pub view: &'static str,
+    /// Operators with a state so far: the same plan numbers them alike on every worker.
+    pub states: Rc<Cell<u32>>,
+}
+
+impl Context {
+    /// The name of the next operator's state.
+    pub(crate) fn state_name(&self, operator: &str) -> String {
+        self.states.set(self.states.get() + 1);
+        format!("view/{}/{}/{operator}", self.view, self.states.get())
+    }
 }
 
 /// Builds the operators of a plan. A plan that is refused builds none, and is refused alike on every worker.

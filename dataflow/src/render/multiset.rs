@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use serde::{Deserialize, Serialize};
+
 use super::rows::Bytes;
 
 /// A value inside an aggregate's state. In one multiset all are of one kind, so their order is the column's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Value {
     /// Integers, nanoseconds, and floats as integers of the same order.
     Int(i64),
@@ -15,7 +17,7 @@ pub(super) enum Value {
 }
 
 /// How often each value is there.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Multiset {
     counts: BTreeMap<Value, i64>,
     distinct: i64,
@@ -74,7 +76,7 @@ impl Multiset {
 }
 
 /// Which end of the order is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum End {
     Least,
     Greatest,
@@ -84,7 +86,7 @@ pub(super) enum End {
 ///
 /// A value whose `settled` tick has passed is never withdrawn any more: of those only the extreme is kept, and nothing that
 /// it outdoes.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Extreme {
     end: End,
     /// By value, then by the tick at which it settles.

@@ -12,10 +12,11 @@ use arrow::record_batch::RecordBatch;
 use hashbrown::HashMap;
 use weir_plan::Expr;
 
-use super::exchange::exchange;
+use super::exchange::{exchange, owner};
 use super::keyed::at_close;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
+use crate::checkpoint::{Share, State};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::Exprs;
 
@@ -34,16 +35,53 @@ pub(super) fn top_k<'s>(
 ) -> Result<Deltas<'s>, weir_plan::Error> {
     let keys = Exprs::new(question.partition, &input.schema, "top-k, partition", &context.counters)?;
     let mut input = input.clone();
-    if question.partition.is_empty() && input.deltas.scope().peers() > 1 {
+    let name = context.state_name("top_k");
+    let spread = question.partition.is_empty() && input.deltas.scope().peers() > 1;
+    if spread {
         let columns: Vec<_> = input.schema.fields().iter().map(|field| datafusion_expr::ident(field.name())).collect();
         let whole_row = Exprs::new(&columns, &input.schema, "top-k", &context.counters)?;
-        let mut share = Ranking::new(question, &input, &input.schema, context)?;
+        let share = Ranking { spread: true, ..Ranking::new(question, &input, &input.schema, context)? };
+        let share = context.keeper.keep(name.clone(), share);
         let spread = exchange(&input.deltas, whole_row);
-        input.deltas = at_close(&spread, "TopKShare", None, move |tick, batches| share.close(tick, batches));
+        input.deltas = at_close(&spread, "TopKShare", None, move |tick, batches| share.borrow_mut().close(tick, batches));
     }
     let mut ranking = Ranking { ranked: true, ..Ranking::new(question, &input, schema, context)? };
     let exchanged = exchange(&input.deltas, keys);
-    Ok(at_close(&exchanged, "TopK", None, move |tick, batches| ranking.close(tick, batches)))
+    if spread {
+        ranking.merge(context.keeper.saved(&name), context.keeper.share());
+        return Ok(at_close(&exchanged, "TopK", None, move |tick, batches| ranking.close(tick, batches)));
+    }
+    let ranking = context.keeper.keep(name, ranking);
+    Ok(at_close(&exchanged, "TopK", None, move |tick, batches| ranking.borrow_mut().close(tick, batches)))
+}
+
+/// All rows of each partition, however they are spread: what is shown follows from them.
+type Saved = Vec<(Bytes, Vec<(Bytes, i64)>)>;
+
+impl State for Ranking {
+    type Saved = Saved;
+
+    fn save(&self) -> Saved {
+        let rows = |partition: &Partition| partition.rows.iter().map(|(row, count)| (row.clone(), *count)).collect();
+        let mut partitions: Saved = self.partitions.iter().map(|(key, partition)| (key.clone(), rows(partition))).collect();
+        partitions.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        partitions
+    }
+
+    fn load(&mut self, parts: Vec<Saved>, share: Share) {
+        for (key, rows) in parts.into_iter().flatten() {
+            let owners = self.spread.then(|| self.owners(&rows, share.peers));
+            for (place, (row, count)) in rows.into_iter().enumerate() {
+                let is_ours = owners.as_ref().map_or_else(|| share.owns(&key), |owners| owners[place] == share.index);
+                if is_ours {
+                    self.partitions.entry(key.clone()).or_default().add(&row, count);
+                }
+            }
+        }
+        for partition in self.partitions.values_mut() {
+            partition.shown = partition.first(self.limit);
+        }
+    }
 }
 
 struct Ranking {
@@ -57,6 +95,8 @@ struct Ranking {
     limit: usize,
     /// Whether the rank is put out as the last column.
     ranked: bool,
+    /// Whether rows come to the owner of the whole row, and not to that of their partition.
+    spread: bool,
     schema: SchemaRef,
     partitions: HashMap<Bytes, Partition, foldhash::fast::FixedState>,
 }
@@ -91,10 +131,37 @@ impl Ranking {
             codec: RowCodec::ordered(order.chain(row)),
             limit: usize::try_from(question.limit).unwrap_or(usize::MAX),
             ranked: false,
+            spread: false,
             schema: Arc::clone(schema),
             partitions: HashMap::default(),
             exprs,
         })
+    }
+
+    /// The worker that each row comes to when they are spread.
+    fn owners(&self, rows: &[(Bytes, i64)], peers: usize) -> Vec<usize> {
+        let columns = self.codec.decode(rows.iter().map(|(row, _)| &**row)).split_off(self.order);
+        let codec = RowCodec::new(columns.iter().map(|column| column.data_type()));
+        let bytes = codec.encode(&columns, rows.len());
+        (0..rows.len()).map(|row| owner(bytes.row(row), peers)).collect()
+    }
+
+    /// Takes up what the shares of all workers show: the first of the rows that come to each.
+    fn merge(&mut self, parts: Vec<Saved>, share: Share) {
+        for (key, rows) in parts.into_iter().flatten().filter(|(key, _)| share.owns(key)) {
+            let owners = self.owners(&rows, share.peers);
+            let mut shares: Vec<Partition> = (0..share.peers).map(|_| Partition::default()).collect();
+            for ((row, count), owner) in rows.iter().zip(owners) {
+                shares[owner].add(row, *count);
+            }
+            let merged = self.partitions.entry(key).or_default();
+            for row in shares.iter().flat_map(|share| share.first(self.limit)) {
+                merged.add(&row, 1);
+            }
+        }
+        for partition in self.partitions.values_mut() {
+            partition.shown = partition.first(self.limit);
+        }
     }
 
     fn close(&mut self, tick: u64, batches: Vec<DeltaBatch>) -> Option<DeltaBatch> {
@@ -155,11 +222,16 @@ impl Partition {
         }
     }
 
-    /// What has to be put out so that the ranking is right again.
-    fn rank(&mut self, limit: usize, ranked: bool, moves: &mut Vec<Move>) {
+    /// The first rows, best first, copies repeated.
+    fn first(&self, limit: usize) -> Vec<Bytes> {
         let copies =
             |(row, &count): (&Bytes, &i64)| std::iter::repeat_n(row.clone(), usize::try_from(count).unwrap_or(0).min(limit));
-        let now: Vec<Bytes> = self.rows.iter().flat_map(copies).take(limit).collect();
+        self.rows.iter().flat_map(copies).take(limit).collect()
+    }
+
+    /// What has to be put out so that the ranking is right again.
+    fn rank(&mut self, limit: usize, ranked: bool, moves: &mut Vec<Move>) {
+        let now = self.first(limit);
         let before = std::mem::take(&mut self.shown);
         if ranked {
             moved_ranks(&before, &now, moves);

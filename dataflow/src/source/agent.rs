@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use weir_schema::{AgentIdentity, Batch, Column, Kind, Seq, Text};
 
 use super::dedupe::Dedupe;
@@ -11,7 +12,7 @@ use super::rows::Picks;
 use super::touches::{rows, short};
 
 /// One agent.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Agent {
     pub(crate) identity: Arc<AgentIdentity>,
     pub(crate) dedupe: Dedupe,
@@ -29,7 +30,7 @@ pub(crate) struct Agent {
 }
 
 /// What an agent says when it starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Word {
     version: Option<Text>,
     hooks: Option<Text>,

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use weir_schema::{Epoch, FrameHeader, Lane};
 
 /// What one agent has sent.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Dedupe {
     /// Latest used last.
     epochs: VecDeque<(Epoch, BTreeMap<Lane, LaneSeen>)>,
@@ -17,7 +18,7 @@ pub struct Dedupe {
 }
 
 /// What is remembered of frames beside their seqs.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 enum Memory {
     /// The checksums of the latest: conflicts are told from duplicates.
     #[default]
@@ -29,7 +30,7 @@ enum Memory {
 /// Seen seqs by epoch, latest used last, and lane: ranges as (seqs since the end of the one before, length).
 pub(crate) type Seen = Vec<(Epoch, Vec<(Lane, Vec<(u64, u64)>)>)>;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct LaneSeen {
     /// Seen seqs: start → end, disjoint and not touching.
     ranges: BTreeMap<u64, u64>,

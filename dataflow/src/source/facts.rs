@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use weir_schema::{AgentIdentity, BootId, Text};
 
 use super::table::{Cell, Table};
+use crate::checkpoint::{Share, State};
 use crate::connections::Place;
 use crate::delta::DeltaBatch;
 use crate::relations::{AGENTS, HOSTS, LOSSES};
@@ -42,8 +43,8 @@ pub(crate) struct Hosts {
     hosts: HashMap<u64, Host, FixedState>,
 }
 
-#[derive(Debug)]
-struct Host {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Host {
     /// By the latest event: (time, boot).
     word: ((i64, BootId), Arc<Place>, bool),
     first: i64,
@@ -52,7 +53,7 @@ struct Host {
     shown: Option<HostRow>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct HostRow {
     place: Arc<Place>,
     boot: BootId,
@@ -97,6 +98,20 @@ impl Hosts {
     }
 }
 
+impl State for Hosts {
+    type Saved = Vec<(u64, Host)>;
+
+    fn save(&self) -> Self::Saved {
+        let mut hosts: Vec<_> = self.hosts.iter().map(|(key, host)| (*key, host.clone())).collect();
+        hosts.sort_by_key(|(key, _)| *key);
+        hosts
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        self.hosts.extend(parts.into_iter().flatten().filter(|(key, _)| share.routes(*key)));
+    }
+}
+
 impl Host {
     fn row(&self) -> HostRow {
         let ((last, boot), place, simulated) = &self.word;
@@ -133,7 +148,7 @@ impl HostRow {
 }
 
 /// An agent's row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentRow {
     pub(crate) identity: Arc<AgentIdentity>,
     pub(crate) host: Text,
@@ -169,7 +184,7 @@ impl AgentRow {
 }
 
 /// What was lost of one kind and for one reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LossRow {
     pub(crate) identity: Arc<AgentIdentity>,
     pub(crate) host: Text,

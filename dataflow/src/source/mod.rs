@@ -21,9 +21,10 @@ mod intake;
 pub(crate) mod open;
 mod owner;
 mod rows;
+mod saved;
 mod sorted;
 pub(crate) mod table;
-mod tail;
+pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
 mod touches;
@@ -51,6 +52,7 @@ pub use rows::schema_of;
 pub use tail::{Tail, TailHeld, Tails};
 
 use crate::ViewSettings;
+use crate::checkpoint::Keeper;
 use crate::connections::{AddressFact, HostTouches};
 use crate::delta::{DeltaBatch, Deltas};
 use crate::feed::Arrived;
@@ -58,6 +60,7 @@ use crate::render::Ticks;
 use facts::Hosts;
 use open::Open;
 use owner::{Ahead, Outcome, Owner, Shipped};
+use saved::Owned;
 
 /// What the source is asked for.
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub struct SourceOptions {
     pub samples: Vec<Column>,
     /// Which ticks there are: what waited enters at one of them.
     pub ticks: Ticks,
+    /// Saves the state, and has what to begin from.
+    pub keeper: Keeper,
 }
 
 /// What comes out.
@@ -130,13 +135,15 @@ fn ship<'s>(arrived: Stream<'s, u64, Vec<Arrived>>) -> Stream<'s, u64, Vec<Shipp
     })
 }
 
-/// What waits for a moment, and the rights to let it in.
-type Calendar = BTreeMap<u64, ([Capability<u64>; OUTPUTS], Vec<Ahead>)>;
+/// The rights to let in what waits, by its moment.
+type Rights = BTreeMap<u64, [Capability<u64>; OUTPUTS]>;
 
 fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state: SourceState) -> SourceStreams<'s> {
-    let SourceOptions { settings, events, samples, ticks } = options;
+    let SourceOptions { settings, events, samples, ticks, keeper } = options;
     let admission = Admission { retention_ms: settings.retention_ms, skew_ms: settings.skew_ms };
-    let mut owner = Owner::new(admission, events, samples);
+    let owned = Owned { owner: Owner::new(admission, events, samples), ahead: BTreeMap::new() };
+    let owned = keeper.keep("source/own", owned);
+    *state.counts.borrow_mut() = owned.borrow().owner.counts;
     let mut builder = OperatorBuilder::new("SourceOwn".to_owned(), shipped.scope());
     let mut input = builder.new_input(shipped, Exchange::new(|shipped: &Shipped| shipped.route));
     let (events, events_stream) = builder.new_output::<Vec<DeltaBatch>>();
@@ -150,9 +157,10 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
     let (mut touches, mut addresses, mut news) =
         (OutputBuilder::from(touches), OutputBuilder::from(addresses), OutputBuilder::from(news));
     builder.build(move |capabilities| {
+        let delayed = |moment: u64| std::array::from_fn(|port| capabilities[port].delayed(&moment));
+        let mut rights: Rights = owned.borrow().ahead.keys().map(|moment| (*moment, delayed(*moment))).collect();
         drop(capabilities);
         let mut open = Open::<(Vec<Shipped>, Vec<Ahead>), OUTPUTS>::new();
-        let mut calendar = Calendar::new();
         move |frontiers| {
             input.for_each_stamp(|cap, batches| {
                 if let Some(waiting) = open.at(&cap) {
@@ -162,10 +170,11 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
             let [events, samples, agents, losses] = &mut deltas;
             let mut outs = [events.activate(), samples.activate(), agents.activate(), losses.activate()];
             let (mut touches, mut addresses, mut news) = (touches.activate(), addresses.activate(), news.activate());
+            let Owned { owner, ahead: calendar } = &mut *owned.borrow_mut();
             loop {
-                while let Some(entry) = calendar.first_entry().filter(|entry| !frontiers[0].less_equal(entry.key())) {
-                    let moment = *entry.key();
-                    let (capabilities, mut ahead) = entry.remove();
+                while let Some(entry) = rights.first_entry().filter(|entry| !frontiers[0].less_equal(entry.key())) {
+                    let (moment, capabilities) = entry.remove_entry();
+                    let mut ahead = calendar.remove(&moment).unwrap_or_default();
                     open.later(ticks.at_or_after(moment), &capabilities).1.append(&mut ahead);
                 }
                 let Some((tick, caps, (frames, waited))) = open.next(|tick| frontiers[0].less_equal(tick)) else { break };
@@ -180,7 +189,8 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
                 news.session(&caps[6]).give_iterator(heard.into_iter());
                 for (moment, ahead) in ahead {
                     let delayed = || std::array::from_fn(|port| caps[port].delayed(&moment));
-                    calendar.entry(moment).or_insert_with(|| (delayed(), Vec::new())).1.push(ahead);
+                    rights.entry(moment).or_insert_with(delayed);
+                    calendar.entry(moment).or_default().push(ahead);
                 }
                 *state.counts.borrow_mut() = owner.counts;
             }
@@ -189,7 +199,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
     SourceStreams {
         events: events_stream,
         samples: samples_stream,
-        hosts: hosts(news_stream),
+        hosts: hosts(news_stream, &keeper),
         agents: agents_stream,
         losses: losses_stream,
         touches: touches_stream,
@@ -198,11 +208,11 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
 }
 
 /// Rows of `hosts`, by host: one may have several agents.
-fn hosts<'s>(news: Stream<'s, u64, Vec<HostNews>>) -> Deltas<'s> {
+fn hosts<'s>(news: Stream<'s, u64, Vec<HostNews>>, keeper: &Keeper) -> Deltas<'s> {
+    let state = keeper.keep("source/hosts", Hosts::default());
     let by_host = Exchange::new(|news: &HostNews| news.place.host_key);
     news.unary_frontier::<Rows<Vec<DeltaBatch>>, _, _, _>(by_host, "SourceHosts", |_, _| {
         let mut open = Open::<Vec<HostNews>, 1>::new();
-        let mut state = Hosts::default();
         move |(input, frontier), output| {
             input.for_each_stamp(|cap, batches| {
                 if let Some(waiting) = open.at(&cap) {
@@ -210,7 +220,7 @@ fn hosts<'s>(news: Stream<'s, u64, Vec<HostNews>>) -> Deltas<'s> {
                 }
             });
             while let Some((tick, [capability], news)) = open.next(|tick| frontier.less_equal(tick)) {
-                output.session(&capability).give_iterator(state.advance(tick, news).into_iter());
+                output.session(&capability).give_iterator(state.borrow_mut().advance(tick, news).into_iter());
             }
         }
     })

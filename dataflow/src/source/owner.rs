@@ -34,7 +34,7 @@ pub(crate) struct Shipped {
 }
 
 /// What became of all events so far, on one worker.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCounts {
     /// Frames that were decoded.
     pub frames: u64,
@@ -58,6 +58,23 @@ pub struct SourceCounts {
     pub losses_unknown: u64,
 }
 
+impl SourceCounts {
+    pub(super) fn add(&mut self, more: &Self) {
+        let Self { frames, events, late, duplicates, conflicts, undecodable, skipped, ahead_refused, lost, losses_unknown } =
+            more;
+        self.frames += frames;
+        self.events += events;
+        self.late += late;
+        self.duplicates += duplicates;
+        self.conflicts += conflicts;
+        self.undecodable += undecodable;
+        self.skipped += skipped;
+        self.ahead_refused += ahead_refused;
+        self.lost += lost;
+        self.losses_unknown += losses_unknown;
+    }
+}
+
 /// What follows from one tick's frames.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -73,20 +90,20 @@ pub(crate) struct Outcome {
 }
 
 /// Rows of a frame that are ahead of their tick.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ahead {
-    route: u64,
-    decoded: Arc<Decoded>,
-    picks: Picks,
+    pub(super) route: u64,
+    pub(super) decoded: Arc<Decoded>,
+    pub(super) picks: Picks,
 }
 
 #[derive(Debug)]
-struct Decoded {
-    identity: Arc<AgentIdentity>,
-    place: Arc<Place>,
-    received_ms: u64,
-    frame: Arc<Frame>,
-    batch: Batch,
+pub(super) struct Decoded {
+    pub(super) identity: Arc<AgentIdentity>,
+    pub(super) place: Arc<Place>,
+    pub(super) received_ms: u64,
+    pub(super) frame: Arc<Frame>,
+    pub(super) batch: Batch,
 }
 
 /// The agents that one worker owns.
@@ -94,8 +111,8 @@ pub(crate) struct Owner {
     admission: Admission,
     events: (SchemaRef, Vec<Column>),
     samples: (SchemaRef, Vec<Column>),
-    agents: HashMap<u64, Agent, FixedState>,
-    decoder: Decoder,
+    pub(super) agents: HashMap<u64, Agent, FixedState>,
+    pub(super) decoder: Decoder,
     texts: Texts,
     pub(crate) counts: SourceCounts,
 }

@@ -3,7 +3,9 @@
 //! Bounded in rows and bytes; the oldest frames go first and are counted. Not part of any digest: what is kept depends on the
 //! number of workers.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -11,6 +13,7 @@ use weir_schema::{AgentIdentity, Column, Decoder, Frame, Lane};
 
 use super::rows::{Picks, Rows, Stamp, schema_of};
 use crate::ViewSettings;
+use crate::checkpoint::{Share, State};
 
 /// Which tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +142,26 @@ impl Tails {
         match tail {
             Tail::Events => &self.events,
             Tail::Samples => &self.samples,
+        }
+    }
+}
+
+/// The rows themselves are in no checkpoint: the record has them. What is taken up is how many are not here any more.
+pub(crate) struct Forgotten(pub(crate) Rc<RefCell<Tails>>);
+
+impl State for Forgotten {
+    type Saved = [u64; 2];
+
+    fn save(&self) -> Self::Saved {
+        let tails = self.0.borrow();
+        [Tail::Events, Tail::Samples].map(|tail| tails.held(tail)).map(|held| held.rows + held.dropped_rows)
+    }
+
+    fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
+        let mut tails = self.0.borrow_mut();
+        for [events, samples] in parts.into_iter().filter(|_| share.is_first()) {
+            tails.events.held.dropped_rows += events;
+            tails.samples.held.dropped_rows += samples;
         }
     }
 }

@@ -12,6 +12,7 @@ use weir_schema::{
 };
 
 use super::*;
+use crate::checkpoint::Keeper;
 use crate::connections::{Counts, connections};
 use crate::delta::DeltaBatch;
 
@@ -124,9 +125,9 @@ fn run(workers: usize) -> (Summed, Vec<String>, SourceCounts) {
             let (input, arrived) = scope.new_input::<Vec<Arrived>>();
             let events = vec![Column::EventId, Column::Kind, Column::SrcIp, Column::Exe];
             let samples = vec![Column::Host, Column::CpuMs, Column::MemBytes];
-            let options = SourceOptions { settings: SETTINGS, events, samples, ticks: ticks.clone() };
+            let options = SourceOptions { settings: SETTINGS, events, samples, ticks: ticks.clone(), keeper: Keeper::default() };
             let streams = source(arrived, options, &state);
-            let rows = connections(streams.touches, streams.addresses, &SETTINGS, &Counts::default());
+            let rows = connections(streams.touches, streams.addresses, &SETTINGS, &Counts::default(), &Keeper::default());
             let relations = [
                 ("events", streams.events),
                 ("samples", streams.samples),

@@ -92,6 +92,38 @@ impl World {
         world
     }
 
+    /// The same events on a bad way: frames come twice, late, too late for any view, or ahead of their time.
+    pub fn disturbed(mut self, seed: u64) -> Self {
+        let mut random = Random(seed | 1);
+        let last = self.ticks.len() - 1;
+        for place in 0..self.ticks.len() {
+            for log in 0..self.ticks[place].1.len() {
+                let frames = std::mem::take(&mut self.ticks[place].1[log]);
+                for frame in frames {
+                    let (times, to) = match random.below(20) {
+                        0 => (2, (place + random.below(20) as usize).min(last)),
+                        1 | 2 => (1, (place + random.below(8) as usize).min(last)),
+                        3 => (1, (place + 130).min(last)),
+                        4 => (1, place.saturating_sub(random.below(30) as usize)),
+                        _ => (1, place),
+                    };
+                    let again = |world: &mut Self, to: usize, log: usize| {
+                        // What is put into a place that is still to be looked at would be moved again and again.
+                        let log = if to > place { log + 2 } else { log };
+                        let logs = &mut world.ticks[to].1;
+                        logs.resize(logs.len().max(log + 1), Vec::new());
+                        logs[log].push(frame.clone());
+                    };
+                    again(&mut self, if times == 2 { place } else { to }, log);
+                    if times == 2 {
+                        again(&mut self, to, 1 - log % 2);
+                    }
+                }
+            }
+        }
+        self
+    }
+
     /// The last tick.
     pub fn end(&self) -> u64 {
         self.ticks.last().map_or(0, |tick| tick.0)
@@ -272,6 +304,20 @@ impl Agent {
 /// A feed that hands out what it has, then says that it has ended.
 pub struct Script {
     ticks: VecDeque<Tick>,
+}
+
+impl Script {
+    /// With a checkpoint commanded at each of these ticks.
+    pub fn with_checkpoints(mut self, at: &[u64]) -> Self {
+        self.ticks.iter_mut().filter(|tick| at.contains(&tick.tick)).for_each(|tick| tick.commands.push(Command::Checkpoint));
+        self
+    }
+
+    /// Only what comes after a tick.
+    pub fn after(mut self, tick: u64) -> Self {
+        self.ticks.retain(|later| later.tick > tick);
+        self
+    }
 }
 
 impl Feed for Script {
