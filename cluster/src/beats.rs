@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 use weir_archive::{ObjectPath, Store};
 
+use crate::checkpoint;
 use crate::error::Error;
 use crate::membership::{Beat, Workers};
 
@@ -46,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) beats: Vec<Beat>,
     /// Workers of each node that people want; none: nobody said.
     pub(crate) workers: Option<u32>,
+    /// Ticks of the checkpoints that count, ascending.
+    pub(crate) checkpoints: Vec<u64>,
 }
 
 /// What this node found last, shared with the holder.
@@ -110,7 +113,7 @@ pub(crate) async fn look(store: &Store) -> Result<Seen, Error> {
     let workers = store.read_if_there(&ObjectPath::from(WANTED_WORKERS)).await?;
     let workers =
         workers.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok()).filter(|n| (1..=WORKERS_MAX).contains(n));
-    Ok(Seen { at: Instant::now(), beats, workers })
+    Ok(Seen { at: Instant::now(), beats, workers, checkpoints: checkpoint::list(store).await? })
 }
 
 /// Says how many workers each node shall have.

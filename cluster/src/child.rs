@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! standard input     a socket: first `Start` (length u32, postcard), then nothing; the child ends when it ends
-//!                    the other way lines of text: `met`, `unreachable NODE…`
+//!                    the other way lines of text: `met`, `unreachable NODE…`, `bad-checkpoint TICK`
 //! standard output    the listening socket of the mesh, which the parent keeps for the children to come
 //! ```
 //!
@@ -21,15 +21,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tracing::info;
 use weir_config::NodeConfig;
-use weir_dataflow::{EngineOptions, Feed};
+use weir_dataflow::{CheckpointSink, EngineOptions, Feed, Restore};
 use weir_journal::RealDisk;
 use weir_transport::{PeerTls, Purpose};
 
+use crate::checkpoint::{self, Position, Positions, Writer};
 use crate::error::Error;
-use crate::feed::{ChainFeed, Share, Until};
+use crate::feed::{ChainFeed, Share, Span, Until};
 use crate::mesh::{self, Place, Sockets, Unreachable};
+use crate::node::cluster_store;
 
 /// How a node starts its worker child: a program and its arguments.
 #[derive(Debug, Clone)]
@@ -58,6 +61,8 @@ pub(crate) enum Report {
     Met,
     /// These members could not be reached; the child ends.
     Unreachable(Vec<String>),
+    /// The checkpoint of this tick cannot be begun from; the child ends.
+    BadCheckpoint(u64),
 }
 
 /// Runs the workers that the parent asked for, until it goes. Blocks; after a replay's last tick the workers go on answering.
@@ -78,14 +83,28 @@ pub fn run(config: &NodeConfig) -> Result<(), Error> {
         }
     };
     say(&mut control, &Report::Met);
-    work(config, &start, sockets)
+    let restored = match start.place.generation.from {
+        None => (None, Position::default()),
+        Some(tick) => match links.block_on(begin(config, tick)) {
+            Ok((restore, position)) => (Some(Arc::new(restore)), position),
+            Err(failed) => {
+                say(&mut control, &Report::BadCheckpoint(tick));
+                return Err(failed);
+            }
+        },
+    };
+    work(config, &start, sockets, restored, links.handle())
+}
+
+async fn begin(config: &NodeConfig, tick: u64) -> Result<(Restore, Position), Error> {
+    checkpoint::read(&cluster_store(config)?, tick).await
 }
 
 fn meet(
     config: &NodeConfig,
     place: &Place,
     listener: TcpListener,
-    links: &tokio::runtime::Handle,
+    links: &Handle,
 ) -> Result<Result<Sockets, Unreachable>, Error> {
     if place.generation.members.len() < 2 {
         return Ok(Ok(Vec::new()));
@@ -96,15 +115,32 @@ fn meet(
     met.map_err(|failed| Error::Mesh(failed.to_string()))
 }
 
-fn work(config: &NodeConfig, start: &Start, links: Sockets) -> Result<(), Error> {
+fn work(
+    config: &NodeConfig,
+    start: &Start,
+    links: Sockets,
+    (restore, from): (Option<Arc<Restore>>, Position),
+    runtime: &Handle,
+) -> Result<(), Error> {
     let disk = Arc::new(RealDisk);
+    let positions = Positions::default();
     let Place { generation, process, .. } = &start.place;
     let (workers, until) = (generation.workers as usize, start.until.map_or(Until::Forever, Until::Tick));
     let feed = |local: usize| -> Box<dyn Feed> {
         let share = Share { worker: process * workers + local, workers: generation.workers_total() };
-        Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, until))
+        let span = Span { until, generation: generation.number, positions: positions.clone() };
+        Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, from.clone(), span))
     };
-    let options = EngineOptions { process: *process, links, ..EngineOptions::alone(workers, start.socket.clone()) };
+    // A replay leaves nothing behind.
+    let writer = match until {
+        Until::Tick(_) => None,
+        Until::Forever => {
+            let (store, positions, kept) = (cluster_store(config)?, positions.clone(), config.checkpoint.kept);
+            Some(Arc::new(Writer { store, positions, runtime: runtime.clone(), kept }) as Arc<dyn CheckpointSink>)
+        }
+    };
+    let alone = EngineOptions::alone(workers, start.socket.clone());
+    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, ..alone };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }
 
@@ -160,6 +196,7 @@ impl Report {
         match self {
             Self::Met => "met\n".to_owned(),
             Self::Unreachable(nodes) => format!("unreachable {}\n", nodes.join(" ")),
+            Self::BadCheckpoint(tick) => format!("bad-checkpoint {tick}\n"),
         }
     }
 
@@ -169,6 +206,7 @@ impl Report {
         match words.next()? {
             "met" => Some(Self::Met),
             "unreachable" => Some(Self::Unreachable(words.map(str::to_owned).collect())),
+            "bad-checkpoint" => words.next()?.parse().ok().map(Self::BadCheckpoint),
             _ => None,
         }
     }
@@ -183,7 +221,7 @@ mod tests {
 
     #[test]
     fn reports_read_back() {
-        for report in [Report::Met, Report::Unreachable(vec!["n1".to_owned(), "n2".to_owned()])] {
+        for report in [Report::Met, Report::BadCheckpoint(7), Report::Unreachable(vec!["n1".to_owned(), "n2".to_owned()])] {
             assert_eq!(Report::parse(&report.line()), Some(report));
         }
         assert_eq!(Report::parse("what?"), None);

@@ -47,6 +47,14 @@ pub enum Error {
     /// The links between the workers of several nodes.
     #[error("mesh: {0}")]
     Mesh(String),
+    /// A checkpoint could not be written or begun from.
+    #[error("checkpoint of tick {tick}: {why}")]
+    Checkpoint {
+        /// Its tick.
+        tick: u64,
+        /// Why.
+        why: String,
+    },
     /// The engine.
     #[error("engine: {0}")]
     Engine(String),

@@ -13,6 +13,7 @@ use weir_journal::{Disk, Offset, Reader};
 use weir_schema::StampedFrame;
 
 use crate::chain::{ChainRecord, ChainState, Command};
+use crate::checkpoint::{Position, Positions};
 use crate::error::Error;
 use crate::layout;
 
@@ -34,20 +35,33 @@ pub(crate) enum Until {
     Tick(u64),
 }
 
+/// What a feed is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    /// Where it ends.
+    pub(crate) until: Until,
+    /// Which generation it is for: checkpoints that were commanded for another one are over.
+    pub(crate) generation: u64,
+    /// Told where the chain stands behind the tick of a checkpoint.
+    pub(crate) positions: Positions,
+}
+
 /// One worker's feed. Dropping it ends its thread.
 pub(crate) struct ChainFeed {
     steps: Receiver<FeedStep>,
 }
 
 impl ChainFeed {
-    /// Starts reading the chain and this worker's logs below `shared`.
-    pub(crate) fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, until: Until) -> Self {
+    /// Starts reading the chain and this worker's logs below `shared`, behind `from`.
+    pub(crate) fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, from: Position, span: Span) -> Self {
         let (to_worker, steps) = sync_channel(TICKS_AHEAD_MAX);
         let shared = shared.to_owned();
+        let Span { until, generation, positions } = span;
         std::thread::Builder::new()
             .name(format!("feed-{}", share.worker))
             .spawn(move || {
-                let mut tail = Tail { disk, shared, share, state: ChainState::default(), logs: Vec::new() };
+                let Position { record, state } = from;
+                let mut tail = Tail { disk, shared, share, record, state, logs: Vec::new(), generation, positions };
                 let end = match tail.run(until, &to_worker) {
                     Ok(()) => FeedStep::Ended,
                     Err(failed) => FeedStep::Failed(failed.to_string()),
@@ -74,7 +88,11 @@ struct Tail {
     disk: Arc<dyn Disk>,
     shared: PathBuf,
     share: Share,
+    /// The record that comes next.
+    record: u64,
     state: ChainState,
+    generation: u64,
+    positions: Positions,
     /// Per registered log, its reader when the log is ours.
     logs: Vec<Option<Reader>>,
 }
@@ -83,7 +101,7 @@ impl Tail {
     fn run(&mut self, until: Until, to_worker: &SyncSender<FeedStep>) -> Result<(), Error> {
         let dir = layout::chain_dir(&self.shared);
         let mut chain = loop {
-            match Reader::open(self.disk.clone(), &dir, Offset(0)) {
+            match Reader::open(self.disk.clone(), &dir, Offset(self.record)) {
                 Ok(reader) => break reader,
                 Err(missing) if until != Until::Forever => return Err(Error::journal("opening the chain")(missing)),
                 // The holder makes it; it may not have come so far.
@@ -92,7 +110,8 @@ impl Tail {
         };
         loop {
             match chain.next().map_err(Error::journal("reading the chain"))? {
-                Some((_, bytes)) => {
+                Some((offset, bytes)) => {
+                    self.record = offset.0 + 1;
                     let record = ChainRecord::decode(&bytes)?;
                     if let Until::Tick(last) = until
                         && record.tick > last
@@ -116,7 +135,9 @@ impl Tail {
         for (index, name) in self.state.logs.iter().enumerate().skip(self.logs.len()) {
             let ours = index % self.share.workers == self.share.worker;
             let dir = layout::log_dir(&self.shared, name);
-            let open = || Reader::open(self.disk.clone(), &dir, Offset(0)).map_err(Error::journal(format!("opening log {name}")));
+            // A log that is known already goes on where it was, a new one begins.
+            let from = Offset(before.get(index).copied().unwrap_or(0));
+            let open = || Reader::open(self.disk.clone(), &dir, from).map_err(Error::journal(format!("opening log {name}")));
             self.logs.push(if ours { Some(open()?) } else { None });
         }
         let mut frames = Vec::new();
@@ -126,11 +147,16 @@ impl Tail {
             read_named(reader, index as u32, from, self.state.offsets[index], &mut frames)
                 .map_err(|failed| failed.in_log(self.state.logs[index].as_str()))?;
         }
+        let ours = self.state.formed.as_ref().is_some_and(|formed| formed.number == self.generation);
         let engine = |command| match command {
+            Command::Engine(EngineCommand::Checkpoint) if !ours => None,
             Command::Engine(command) => Some(command),
             Command::RegisterLog { .. } | Command::Form(_) => None,
         };
         let commands: Vec<EngineCommand> = record.commands.into_iter().filter_map(engine).collect();
+        if commands.contains(&EngineCommand::Checkpoint) {
+            self.positions.note(record.tick, Position { record: self.record, state: self.state.clone() });
+        }
         Ok(Tick { tick: record.tick, commands, frames })
     }
 }
@@ -192,7 +218,8 @@ mod tests {
     }
 
     fn ticks(shared: &Path, share: Share, until: u64) -> Vec<Tick> {
-        let mut feed = ChainFeed::start(Arc::new(RealDisk), shared, share, Until::Tick(until));
+        let span = Span { until: Until::Tick(until), generation: 0, positions: Positions::default() };
+        let mut feed = ChainFeed::start(Arc::new(RealDisk), shared, share, Position::default(), span);
         let mut ticks = Vec::new();
         loop {
             match feed.poll() {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info};
 use weir_config::MeshLimits;
-use weir_dataflow::ViewSettings;
+use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use weir_journal::Disk;
 
 use crate::beats::Board;
-use crate::chain::Command;
+use crate::chain::{ChainState, Command};
 use crate::error::Error;
 use crate::holder::{Holder, TAKE_EVERY};
 use crate::membership::{Limits, Membership};
@@ -32,6 +32,8 @@ pub(crate) struct Candidate {
     pub(crate) limits: MeshLimits,
     /// Workers of each node, for a chain that begins here.
     pub(crate) workers: u32,
+    /// Between two checkpoints.
+    pub(crate) checkpoint_ms: u64,
 }
 
 impl Candidate {
@@ -60,26 +62,31 @@ impl Candidate {
         let start = Instant::now();
         let mut next = start;
         let limits = Limits { member_ms_max: self.limits.member_ms_max, join_ms_min: self.limits.join_ms_min };
-        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start };
+        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start, checkpoints: Vec::new() };
+        let mut saves = Saves { every_ms: self.checkpoint_ms, due_ms: self.checkpoint_ms, tick: 0 };
         while !stop() {
             let elapsed_ms = start.elapsed().as_millis() as u64;
-            let membership = looker
-                .membership(|| Membership::new(limits, holder.state().formed.clone(), self.workers, elapsed_ms), elapsed_ms);
-            let formed = membership.and_then(|membership| membership.decide(elapsed_ms));
+            looker.look(|| Membership::new(limits, holder.state().formed.clone(), self.workers, elapsed_ms), elapsed_ms);
+            let membership = looker.membership.as_mut();
+            let mut formed = None;
             let mut commands = Vec::new();
-            if let Some(next) = &formed {
-                commands.push(Command::Form(next.generation.clone()));
+            if let Some(membership) = membership {
+                formed = membership.decide(elapsed_ms);
+                if formed.is_none() && saves.is_due(elapsed_ms, membership.all_run(), holder.state()) {
+                    commands.push(Command::Engine(EngineCommand::Checkpoint));
+                }
+                if let Some(next) = &mut formed {
+                    let good = |tick: &&u64| !membership.bad_checkpoints().contains(tick);
+                    next.generation.from = looker.checkpoints.iter().rfind(good).copied();
+                    saves.begin(elapsed_ms);
+                    commands.push(Command::Form(next.generation.clone()));
+                }
             }
             holder.step(elapsed_ms, commands)?;
             if let (Some(next), Some(membership)) = (formed, &mut looker.membership) {
                 let nodes: Vec<&str> = next.generation.members.iter().map(|member| member.node.as_str()).collect();
-                info!(
-                    generation = next.generation.number,
-                    workers = next.generation.workers,
-                    ?nodes,
-                    why = next.why,
-                    "the mesh is formed"
-                );
+                let (generation, workers, from) = (next.generation.number, next.generation.workers, next.generation.from);
+                info!(generation, workers, from, ?nodes, why = next.why, "the mesh is formed");
                 membership.chained(next.generation, elapsed_ms);
             }
             // A late tick does not make the next ones come in a burst.
@@ -97,12 +104,15 @@ struct Looker {
     membership: Option<Membership>,
     looked: Option<Instant>,
     start: Instant,
+    /// Ticks of those that count, ascending.
+    checkpoints: Vec<u64>,
 }
 
 impl Looker {
-    fn membership(&mut self, new: impl FnOnce() -> Membership, elapsed_ms: u64) -> Option<&mut Membership> {
+    fn look(&mut self, new: impl FnOnce() -> Membership, elapsed_ms: u64) {
         if let Some(seen) = self.board.newer(self.looked.or(Some(self.start))) {
             self.looked = Some(seen.at);
+            self.checkpoints = seen.checkpoints;
             let membership = self.membership.get_or_insert_with(new);
             if let Some(workers) = seen.workers {
                 membership.want_workers(workers);
@@ -111,6 +121,29 @@ impl Looker {
                 membership.observe(beat, elapsed_ms);
             }
         }
-        self.membership.as_mut()
+    }
+}
+
+/// When the next checkpoint is commanded.
+struct Saves {
+    every_ms: u64,
+    due_ms: u64,
+    /// The tick of the last one.
+    tick: u64,
+}
+
+impl Saves {
+    /// A generation begins: its first checkpoint is worth its cost only after a while.
+    fn begin(&mut self, elapsed_ms: u64) {
+        self.due_ms = elapsed_ms + self.every_ms;
+    }
+
+    /// Whether one is to be made now. While a member is not running it could not be completed.
+    fn is_due(&mut self, elapsed_ms: u64, all_run: bool, state: &ChainState) -> bool {
+        let due = all_run && elapsed_ms >= self.due_ms && state.tick > self.tick;
+        if due {
+            (self.due_ms, self.tick) = (elapsed_ms + self.every_ms, state.tick);
+        }
+        due
     }
 }

@@ -10,6 +10,7 @@
 
 mod beats;
 pub mod chain;
+mod checkpoint;
 pub mod child;
 mod error;
 mod feed;

@@ -58,6 +58,16 @@ pub(crate) fn generation(number: u64, members: usize) {
     gauge!("weir_mesh_members").set(members as f64);
 }
 
+/// `weir_checkpoint_tick_seconds`: tick of the newest checkpoint that a worker of this node completed. Told by the worker child's log too.
+pub(crate) fn checkpoint_done(tick: u64) {
+    gauge!("weir_checkpoint_tick_seconds").set(tick as f64 / 1_000.0);
+}
+
+/// `weir_checkpoint_failures_total`: parts of checkpoints that could not be written.
+pub(crate) fn checkpoint_failed() {
+    counter!("weir_checkpoint_failures_total").increment(1);
+}
+
 /// `weir_engine_rows{relation}`, `weir_engine_bytes{relation}`, `weir_engine_total{what}`, `weir_engine_closed_tick_seconds`: what the
 /// workers of the whole mesh hold and have done.
 pub(crate) fn engine(stats: &Stats) {

@@ -144,6 +144,7 @@ fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, board: Board, stop: St
         board,
         limits: config.mesh.limits.clone(),
         workers: config.workers as u32,
+        checkpoint_ms: config.checkpoint.every_ms,
     };
     let hold = move || candidate.run(wall_ms, || stop.is_set());
     std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started")

@@ -58,7 +58,14 @@ enum End {
     /// This node ends.
     Stopped,
     /// It ended by itself or had to be ended.
-    Ended { unreachable: Vec<Name> },
+    Ended(LastWords),
+}
+
+/// What a child said of why it ended.
+#[derive(Debug, Default)]
+struct LastWords {
+    unreachable: Vec<Name>,
+    bad_checkpoint: Option<u64>,
 }
 
 impl Supervisor {
@@ -85,10 +92,10 @@ impl Supervisor {
             match self.keep(Place { cluster: now.cluster, generation: Arc::unwrap_or_clone(generation), process }).await {
                 End::Over => {}
                 End::Stopped => return,
-                End::Ended { unreachable } => {
+                End::Ended(LastWords { unreachable, bad_checkpoint }) => {
                     ended = number;
                     metrics::engine_ended();
-                    self.status.set(Workers::Ended { generation: number, unreachable, bad_checkpoint: None });
+                    self.status.set(Workers::Ended { generation: number, unreachable, bad_checkpoint });
                 }
             }
         }
@@ -104,7 +111,7 @@ impl Supervisor {
             Err(failed) => {
                 error!(error = %failed, program = %self.command.program.display(), "the worker child could not be started");
                 tokio::time::sleep(START_PAUSE).await;
-                return End::Ended { unreachable: Vec::new() };
+                return End::Ended(LastWords::default());
             }
         };
         let (say, mut reports) = mpsc::channel(REPORTS_MAX);
@@ -119,7 +126,7 @@ impl Supervisor {
     async fn watch(&mut self, child: &mut Child, generation: &Generation, reports: &mut mpsc::Receiver<Report>) -> End {
         let begun = Instant::now();
         let mut pulse = Pulse::new(self.limits.frozen_ms_max, self.limits.meet_ms_max + LOAD_MS_MAX);
-        let mut unreachable = Vec::new();
+        let mut said = LastWords::default();
         let mut tick = tokio::time::interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -127,15 +134,15 @@ impl Supervisor {
                 ended = child.wait() => {
                     // What it said last may still be on its way.
                     while let Ok(Some(report)) = tokio::time::timeout(LAST_WORDS, reports.recv()).await {
-                        unreachable.extend(names_of(report));
+                        said.hear(report);
                     }
                     match ended {
                         Ok(status) => warn!(%status, generation = generation.number, "the worker child ended"),
                         Err(failed) => error!(error = %failed, "the worker child could not be waited for"),
                     }
-                    return End::Ended { unreachable };
+                    return End::Ended(said);
                 }
-                Some(report) = reports.recv() => unreachable.extend(names_of(report)),
+                Some(report) = reports.recv() => said.hear(report),
                 changed = self.now.changed() => match changed {
                     Ok(()) => {
                         info!(generation = generation.number, "the generation is over");
@@ -153,7 +160,7 @@ impl Supervisor {
                     let now_ms = begun.elapsed().as_millis() as u64;
                     if let Some(why) = pulse.frozen(Seen { now_ms, answer, chained }) {
                         error!(generation = generation.number, why, "the workers are frozen: they are ended");
-                        return End::Ended { unreachable };
+                        return End::Ended(said);
                     }
                 }
             }
@@ -161,10 +168,13 @@ impl Supervisor {
     }
 }
 
-fn names_of(report: Report) -> Vec<Name> {
-    match report {
-        Report::Met => Vec::new(),
-        Report::Unreachable(nodes) => nodes.into_iter().filter_map(|node| Name::new(node).ok()).collect(),
+impl LastWords {
+    fn hear(&mut self, report: Report) {
+        match report {
+            Report::Met => {}
+            Report::Unreachable(nodes) => self.unreachable.extend(nodes.into_iter().filter_map(|node| Name::new(node).ok())),
+            Report::BadCheckpoint(tick) => self.bad_checkpoint = Some(tick),
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub mod source;
 mod views;
 mod worker;
 
+#[doc(hidden)]
+pub use checkpoint::empty_part;
 pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};
 pub use feed::{Arrived, Feed, FeedStep, Tick};
 pub use relations::{RelationInfo, relation, relations};

@@ -169,6 +169,11 @@ impl Restore {
         Ok(Self { tick, settings, sections })
     }
 
+    /// Whether these bytes are a whole part: what can be known without the others.
+    pub fn check(bytes: &[u8]) -> Result<(), CheckpointError> {
+        unpack(bytes).map(drop)
+    }
+
     /// The tick that answers begin at.
     pub fn tick(&self) -> u64 {
         self.tick
@@ -178,6 +183,13 @@ impl Restore {
     pub fn settings(&self) -> ViewSettings {
         self.settings
     }
+}
+
+/// A part without any state, for tests of what keeps parts.
+#[doc(hidden)]
+pub fn empty_part(tick: u64, worker: usize, workers: usize) -> Vec<u8> {
+    let share = Share { index: worker, peers: workers };
+    Saved { tick, share, settings: ViewSettings::default(), sections: Vec::new() }.pack().bytes
 }
 
 /// State is bytes that only the same build understands. A change of any operator's state raises the last number.
