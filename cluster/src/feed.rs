@@ -248,8 +248,11 @@ mod tests {
         first.append(&stamped(1).encode()).unwrap();
         first.sync().unwrap();
         let settings = ViewSettings::default();
-        let mut holder = Holder::take(disk.clone(), shared, settings, 1_000).unwrap().unwrap();
-        assert!(Holder::take(disk.clone(), shared, settings, 1_000).unwrap().is_none(), "the chain has one holder");
+        let mut holder = Holder::take(disk.clone(), shared, settings, 1_000, |_| Ok(Position::default())).unwrap().unwrap();
+        assert!(
+            Holder::take(disk.clone(), shared, settings, 1_000, |_| Ok(Position::default())).unwrap().is_none(),
+            "the chain has one holder"
+        );
         holder.step(0, vec![]).unwrap();
         first.append(&stamped(2).encode()).unwrap();
         second.append(&stamped(3).encode()).unwrap();
@@ -266,7 +269,7 @@ mod tests {
         assert_eq!(ticks(shared, Share { worker: 0, workers: 1 }, last - 1).len(), 1, "a replay ends at its tick");
 
         drop(holder);
-        let mut again = Holder::take(disk, shared, settings, 0).unwrap().unwrap();
+        let mut again = Holder::take(disk, shared, settings, 0, |_| Ok(Position::default())).unwrap().unwrap();
         assert!(again.step(0, vec![]).unwrap() > last, "ticks rise over a restart, whatever the wall clock says");
     }
 }

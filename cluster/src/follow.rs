@@ -9,6 +9,7 @@ use tracing::error;
 use weir_journal::{Disk, Offset, Reader};
 
 use crate::chain::{ChainRecord, ChainState};
+use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::layout;
@@ -25,17 +26,31 @@ pub(crate) struct Now {
 }
 
 /// Reads until `stop` says so, and tells what is new. Blocks; run it on a thread of its own.
-pub(crate) fn follow(disk: Arc<dyn Disk>, shared: PathBuf, now: watch::Sender<Now>, stop: impl Fn() -> bool) {
+///
+/// `base` says where to begin when the chain has forgotten its beginning: it is given the first record that is kept.
+pub(crate) fn follow(
+    disk: Arc<dyn Disk>,
+    shared: PathBuf,
+    now: watch::Sender<Now>,
+    base: impl Fn(u64) -> Result<Position, Error>,
+    stop: impl Fn() -> bool,
+) {
     while !stop() {
         // After a fault it begins anew: the chain may have been mended.
-        if let Err(failed) = read(&disk, &shared, &now, &stop) {
+        if let Err(failed) = read(&disk, &shared, &now, &base, &stop) {
             error!(error = %failed, "the chain cannot be followed: this node takes part in no new generation; trying on");
             std::thread::sleep(AGAIN_AFTER);
         }
     }
 }
 
-fn read(disk: &Arc<dyn Disk>, shared: &std::path::Path, now: &watch::Sender<Now>, stop: &impl Fn() -> bool) -> Result<(), Error> {
+fn read(
+    disk: &Arc<dyn Disk>,
+    shared: &std::path::Path,
+    now: &watch::Sender<Now>,
+    base: &impl Fn(u64) -> Result<Position, Error>,
+    stop: &impl Fn() -> bool,
+) -> Result<(), Error> {
     let dir = layout::chain_dir(shared);
     let mut chain = loop {
         match Reader::open(disk.clone(), &dir, Offset(0)) {
@@ -46,9 +61,22 @@ fn read(disk: &Arc<dyn Disk>, shared: &std::path::Path, now: &watch::Sender<Now>
         }
     };
     let mut state = ChainState::default();
+    let mut early = match chain.next() {
+        Ok(early) => early,
+        Err(weir_journal::Error::Forgotten { first, .. }) => {
+            let position = base(first.0)?;
+            state = position.state;
+            chain.seek(Offset(position.record));
+            tell(now, &state);
+            None
+        }
+        Err(failed) => return Err(Error::journal("reading the chain")(failed)),
+    };
     while !stop() {
         let mut any = false;
-        while let Some((_, bytes)) = chain.next().map_err(Error::journal("reading the chain"))? {
+        while let Some((_, bytes)) =
+            early.take().map_or_else(|| chain.next(), |read| Ok(Some(read))).map_err(Error::journal("reading the chain"))?
+        {
             state.apply(&ChainRecord::decode(&bytes)?)?;
             any = true;
         }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tracing::{error, info};
+use weir_archive::Store;
 use weir_config::MeshLimits;
 use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use weir_journal::Disk;
@@ -12,6 +14,7 @@ use weir_journal::Disk;
 use crate::beats::Board;
 use crate::chain::{ChainState, Command};
 use crate::error::Error;
+use crate::forget::{self, Floor};
 use crate::holder::{Holder, TAKE_EVERY};
 use crate::membership::{Limits, Membership};
 use crate::metrics;
@@ -34,13 +37,20 @@ pub(crate) struct Candidate {
     pub(crate) workers: u32,
     /// Between two checkpoints.
     pub(crate) checkpoint_ms: u64,
+    /// What may be forgotten.
+    pub(crate) floor: Floor,
+    /// Where checkpoints are.
+    pub(crate) store: Store,
+    /// Reads the store.
+    pub(crate) runtime: Handle,
 }
 
 impl Candidate {
     /// Tries to hold the chain, and holds it, until `stop`. Blocks; run it on a thread of its own.
     pub(crate) fn run(self, wall_ms: impl Fn() -> u64, stop: impl Fn() -> bool) {
         while !stop() {
-            match Holder::take(self.disk.clone(), &self.shared, self.settings, wall_ms()) {
+            let base = |first| self.runtime.block_on(forget::base(&self.store, first));
+            match Holder::take(self.disk.clone(), &self.shared, self.settings, wall_ms(), base) {
                 Ok(Some(holder)) => {
                     if let Err(failed) = self.hold(holder, &stop) {
                         metrics::chain_failed();
@@ -89,6 +99,7 @@ impl Candidate {
                 info!(generation, workers, from, ?nodes, why = next.why, "the mesh is formed");
                 membership.chained(next.generation, elapsed_ms);
             }
+            holder.forget(self.floor.chain())?;
             // A late tick does not make the next ones come in a burst.
             next = (next + self.every).max(Instant::now());
             std::thread::sleep(next.saturating_duration_since(Instant::now()));

@@ -13,6 +13,7 @@ use weir_journal::{Disk, Journal, Offset, Options, Reader};
 use weir_schema::Name;
 
 use crate::chain::{ChainRecord, ChainState, Command, TickClock};
+use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::{layout, metrics};
 
@@ -31,15 +32,24 @@ pub(crate) struct Holder {
 
 impl Holder {
     /// Takes over the chain below `shared`, or starts one. `None`: another node holds it.
-    pub(crate) fn take(disk: Arc<dyn Disk>, shared: &Path, settings: ViewSettings, wall_ms: u64) -> Result<Option<Self>, Error> {
+    ///
+    /// `base` says where to begin when the chain has forgotten its beginning: it is given the first record that is kept.
+    pub(crate) fn take(
+        disk: Arc<dyn Disk>,
+        shared: &Path,
+        settings: ViewSettings,
+        wall_ms: u64,
+        base: impl FnOnce(u64) -> Result<Position, Error>,
+    ) -> Result<Option<Self>, Error> {
         let dir = layout::chain_dir(shared);
-        let (journal, recovery) = match Journal::open(disk.clone(), &dir, Options::default()) {
+        let options = Options { segment_bytes_max: SEGMENT_BYTES, ..Options::default() };
+        let (journal, recovery) = match Journal::open(disk.clone(), &dir, options) {
             Ok(opened) => opened,
             Err(weir_journal::Error::Locked { .. }) => return Ok(None),
             Err(failed) => return Err(Error::journal("opening the chain")(failed)),
         };
-        let mut state = ChainState::default();
-        let mut reader = Reader::open(disk.clone(), &dir, recovery.first).map_err(Error::journal("reading the chain"))?;
+        let Position { record, mut state } = base(recovery.first.0)?;
+        let mut reader = Reader::open(disk.clone(), &dir, Offset(record)).map_err(Error::journal("reading the chain"))?;
         while let Some((_, bytes)) = reader.next().map_err(Error::journal("reading the chain"))? {
             state.apply(&ChainRecord::decode(&bytes)?)?;
         }
@@ -65,6 +75,11 @@ impl Holder {
     /// What the chain says up to now.
     pub(crate) fn state(&self) -> &ChainState {
         &self.state
+    }
+
+    /// Lets the chain forget the records before `floor`.
+    pub(crate) fn forget(&mut self, floor: u64) -> Result<(), Error> {
+        self.journal.forget(Offset(floor)).map_err(Error::journal("forgetting records of the chain"))
     }
 
     /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made, with these commands.
@@ -111,6 +126,7 @@ impl Holder {
 
     fn open_log(&self, name: &Name) -> Result<Reader, Error> {
         let dir = layout::log_dir(&self.shared, name);
+        // Only its durable offset is asked for: where it begins does not matter.
         Reader::open(self.disk.clone(), &dir, Offset(0)).map_err(Error::journal(format!("opening log {name}")))
     }
 }
@@ -122,8 +138,55 @@ fn nonce() -> u128 {
     half() << 64 | half()
 }
 
+/// The least that can be forgotten: about an hour of ticks.
+const SEGMENT_BYTES: u64 = 2 << 20;
 /// A directory listing a second is enough to find a new node.
 const SCAN_EVERY_TICKS: u32 = 10;
 
 /// Pause between two attempts to become the holder.
 pub(crate) const TAKE_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use weir_journal::SimDisk;
+
+    use super::*;
+
+    /// Holds a chain for so many ticks, and lets it forget below a floor.
+    #[test]
+    fn who_takes_a_chain_without_its_beginning_goes_on_from_a_base() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(7));
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path();
+        std::fs::create_dir_all(layout::logs_dir(shared)).unwrap();
+        let settings = ViewSettings::default();
+        let from_start = |first: u64| match first {
+            0 => Ok(Position::default()),
+            _ => Err(Error::ChainRecord("was forgotten".to_owned())),
+        };
+        let take = |base: &dyn Fn(u64) -> Result<Position, Error>| Holder::take(disk.clone(), shared, settings, 1_000, base);
+        let mut holder = take(&from_start).unwrap().unwrap();
+        let mut base = None;
+        let ticks = 4 * SEGMENT_BYTES / 64;
+        for step in 0..ticks {
+            holder.step(step * 100, vec![]).unwrap();
+            if step == ticks / 2 {
+                base = Some(Position { record: step + 1, state: holder.state().clone() });
+            }
+        }
+        let (base, last) = (base.unwrap(), holder.state().clone());
+        holder.forget(base.record).unwrap();
+        assert!(holder.journal.first().0 > 0, "nothing was forgotten");
+        drop(holder);
+        assert!(take(&from_start).err().unwrap().to_string().contains("was forgotten"));
+        let mut again = take(&|first| {
+            assert!((1..=base.record).contains(&first));
+            Ok(base.clone())
+        })
+        .unwrap()
+        .unwrap();
+        assert_eq!(again.state().tick, last.tick);
+        assert_eq!((again.state().cluster, again.state().settings), (last.cluster, last.settings));
+        assert!(again.step(0, vec![]).unwrap() > last.tick);
+    }
+}

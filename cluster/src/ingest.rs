@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, warn};
-use weir_journal::{Disk, Journal, Options, Reader};
-use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Seq, StampedFrame};
+use weir_journal::{Disk, Journal, Offset, Options, Reader};
+use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Name, Seq, StampedFrame};
 use weir_transport::{AckHandle, AckRanges, Added, Incoming, RefusedReason, ResumeState};
 
 use crate::error::Error;
+use crate::forget::Floor;
 use crate::metrics;
 
 /// What this node's log holds of each agent: the answer to "is this frame new?" and to a reconnecting agent's Hello.
@@ -99,14 +100,16 @@ pub(crate) struct Ingest<Open> {
     journal: Option<Journal>,
     received: SharedReceived,
     group_bytes_max: usize,
+    /// What may be forgotten, and which log this is.
+    floor: (Floor, Name),
 }
 
 impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
     /// Opens the log by `open`, which is called again whenever the log has failed. Also gives what reconnecting agents are told.
-    pub(crate) fn new(mut open: Open, group_bytes_max: usize) -> Result<(Self, SharedReceived), Error> {
+    pub(crate) fn new(mut open: Open, group_bytes_max: usize, floor: (Floor, Name)) -> Result<(Self, SharedReceived), Error> {
         let (journal, received) = open()?;
         let received = SharedReceived(Arc::new(Mutex::new(received)));
-        Ok((Self { open, journal: Some(journal), received: received.clone(), group_bytes_max }, received))
+        Ok((Self { open, journal: Some(journal), received: received.clone(), group_bytes_max, floor }, received))
     }
 
     /// Runs until every sender of `incoming` is gone.
@@ -120,7 +123,8 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
                 bytes += next.frame.bytes.len();
                 group.push(next);
             }
-            if let Err(failed) = self.commit(&mut group, wall_ms()) {
+            let committed = self.commit(&mut group, wall_ms()).and_then(|()| self.forget());
+            if let Err(failed) = committed {
                 error!(error = %failed, "log could not be written: its frames stay unacknowledged and are resent");
                 metrics::log_failed();
                 group.clear();
@@ -166,6 +170,12 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
         drop(received);
         acks.into_iter().for_each(AckHandle::durable);
         Ok(())
+    }
+
+    /// Lets go what checkpoints and archive hold.
+    fn forget(&mut self) -> Result<(), weir_journal::Error> {
+        let (floor, name) = &self.floor;
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.forget(Offset(floor.log(name))))
     }
 
     /// A failed sync leaves unknown what is on the disk: read the log again before the next frame.
@@ -222,7 +232,7 @@ const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use weir_schema::{BatchBuilder, Event, Host, Kind, Name};
+    use weir_schema::{BatchBuilder, Event, Host, Kind};
 
     use super::*;
 

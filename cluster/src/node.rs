@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use weir_archive::{Archive, Record, Store};
@@ -23,6 +24,7 @@ use crate::beats::{self, Board, Status};
 use crate::child::ChildCommand;
 use crate::error::Error;
 use crate::follow::{Now, follow};
+use crate::forget::{self, Floor};
 use crate::hold::Candidate;
 use crate::ingest::{Ingest, SharedReceived, open_log};
 use crate::membership::{Beat, Workers};
@@ -56,13 +58,15 @@ pub async fn run(
     let scrape = recorder()?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
-    let (ingest, received) = start_ingest(&config, disk.clone(), incoming)?;
+    let floor = Floor::default();
+    let (ingest, received) = start_ingest(&config, disk.clone(), incoming, floor.clone())?;
     let board = Board::default();
-    let holder = start_holder(&config, disk.clone(), board.clone(), stop.clone());
+    let holder = start_holder(&config, disk.clone(), board.clone(), floor.clone(), stop.clone())?;
     let (archivist, record) = match config.archive.enabled {
         true => start_record(&config, disk.clone(), &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
         false => (None, None),
     };
+    let record_archive = record.as_ref().map(|options: &weir_query::RecordOptions| options.record.archive().clone());
     let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
     let quic = server.local_addr();
     let agents = server.handle();
@@ -81,8 +85,11 @@ pub async fn run(
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
     let live = reading.live().clone();
     let watching = tokio::spawn(watch_engine(live.clone()));
+    let archive = record_archive;
+    let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
     let parts = WorkersParts { disk, child, live, board, listener };
-    let (following, workers) = start_workers(&config, parts, &stop)?;
+    let (following, mut workers) = start_workers(&config, parts, &stop)?;
+    workers.push(forgetting);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);
@@ -122,20 +129,28 @@ fn start_ingest(
     config: &NodeConfig,
     disk: Arc<dyn Disk>,
     incoming: mpsc::Receiver<Incoming>,
+    floor: Floor,
 ) -> Result<(JoinHandle<()>, SharedReceived), Error> {
     let id = node_name(config)?;
     let dir = layout::log_dir(&config.shared_dir, &id);
     let options = Options { segment_bytes_max: config.journal.segment_bytes_max, ..Options::default() };
+    let own = (floor, id.clone());
     let open = move || match open_log(&disk, &dir, &options) {
         Err(Error::Journal { why: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
         opened => opened,
     };
-    let (ingest, received) = Ingest::new(open, config.journal.sync_bytes_max)?;
+    let (ingest, received) = Ingest::new(open, config.journal.sync_bytes_max, own)?;
     let thread = std::thread::Builder::new().name("ingest".to_owned()).spawn(move || ingest.run(incoming, wall_ms));
     Ok((thread.expect("a thread can be started"), received))
 }
 
-fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, board: Board, stop: Stop) -> JoinHandle<()> {
+fn start_holder(
+    config: &NodeConfig,
+    disk: Arc<dyn Disk>,
+    board: Board,
+    floor: Floor,
+    stop: Stop,
+) -> Result<JoinHandle<()>, Error> {
     let candidate = Candidate {
         disk,
         shared: config.shared_dir.clone(),
@@ -145,9 +160,12 @@ fn start_holder(config: &NodeConfig, disk: Arc<dyn Disk>, board: Board, stop: St
         limits: config.mesh.limits.clone(),
         workers: config.workers as u32,
         checkpoint_ms: config.checkpoint.every_ms,
+        floor,
+        store: cluster_store(config)?,
+        runtime: Handle::current(),
     };
     let hold = move || candidate.run(wall_ms, || stop.is_set());
-    std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started")
+    Ok(std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started"))
 }
 
 /// Starts what keeps this node's workers in the newest generation. All of it ends with the returned tasks and with `stop`.
@@ -168,9 +186,11 @@ fn start_workers(
     let beating = tokio::spawn(beats::run(store, beat, status.clone(), board, every));
     let (told, now) = watch::channel(Now::default());
     let (shared, stop) = (config.shared_dir.clone(), stop.clone());
+    let (bases, runtime) = (cluster_store(config)?, Handle::current());
+    let base = move |first| runtime.block_on(forget::base(&bases, first));
     let following = std::thread::Builder::new()
         .name("follow".to_owned())
-        .spawn(move || follow(disk, shared, told, || stop.is_set()))
+        .spawn(move || follow(disk, shared, told, base, || stop.is_set()))
         .expect("a thread can be started");
     let socket = layout::engine_socket(&config.data_dir);
     let limits = config.mesh.limits.clone();

@@ -15,11 +15,13 @@ use weir_journal::{Disk, Offset, Reader, RealDisk};
 use weir_schema::Name;
 
 use crate::chain::ChainRecord;
+use crate::checkpoint;
 use crate::child::{self, ChildCommand};
 use crate::error::Error;
 use crate::generation::{Generation, Member};
 use crate::layout;
 use crate::mesh::Place;
+use crate::node::cluster_store;
 
 /// Which tick to rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +61,44 @@ pub async fn run(config: &NodeConfig, tick: u64, child: &ChildCommand, shape: Sh
     let socket = layout::replay_socket(&config.data_dir);
     // A socket that an earlier run left behind would answer nothing.
     let _ = std::fs::remove_file(&socket);
-    let mut workers = Workers::start(config, child, shape, tick, &socket)?;
+    let from = beginning(config, tick).await?;
+    let mut workers = Workers::start(config, child, shape, Span { from, tick }, &socket)?;
     tokio::task::spawn_blocking(move || digests(&mut workers, &socket, tick))
         .await
         .map_err(|died| Error::Engine(died.to_string()))?
+}
+
+/// The checkpoint that a replay begins from: none where the chain has its beginning.
+async fn beginning(config: &NodeConfig, tick: u64) -> Result<Option<u64>, Error> {
+    let first = first_record(config)?;
+    if first == 0 {
+        return Ok(None);
+    }
+    let checkpoints = checkpoint::list(&cluster_store(config)?).await?;
+    let from = checkpoints.iter().copied().find(|from| *from <= tick);
+    from.map(Some).ok_or_else(|| {
+        let why =
+            format!("the chain begins at record {first}, and the checkpoints are of ticks {checkpoints:?}: ask for a later tick");
+        Error::Checkpoint { tick, why }
+    })
+}
+
+/// The first record that the chain has kept.
+fn first_record(config: &NodeConfig) -> Result<u64, Error> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let chain = Reader::open(disk, &layout::chain_dir(&config.shared_dir), Offset(0));
+    match chain.map_err(|_| Error::NoChain(config.shared_dir.clone()))?.next() {
+        Err(weir_journal::Error::Forgotten { first, .. }) => Ok(first.0),
+        Ok(_) => Ok(0),
+        Err(failed) => Err(Error::journal("reading the chain")(failed)),
+    }
+}
+
+/// What is replayed: behind a checkpoint or from the beginning, up to a tick.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    from: Option<u64>,
+    tick: u64,
 }
 
 fn digests(workers: &mut Workers, socket: &std::path::Path, tick: u64) -> Result<Replayed, Error> {
@@ -95,7 +131,7 @@ impl Workers {
         config: &NodeConfig,
         command: &ChildCommand,
         shape: Shape,
-        tick: u64,
+        span: Span,
         socket: &std::path::Path,
     ) -> Result<Self, Error> {
         let mesh = |failed: std::io::Error| Error::Mesh(failed.to_string());
@@ -108,12 +144,12 @@ impl Workers {
             Ok(Member { node: node.clone(), address, run: 0 })
         };
         let members = listeners.iter().map(member).collect::<Result<Vec<_>, Error>>()?;
-        let generation = Generation { number: 0, workers: shape.workers as u32, members, from: None };
+        let generation = Generation { number: 0, workers: shape.workers as u32, members, from: span.from };
         let mut workers = Self(Vec::new());
         for (process, listener) in listeners.iter().enumerate() {
             let place = Place { cluster: u128::from(std::process::id()), generation: generation.clone(), process };
             let socket = if process == 0 { socket.to_owned() } else { other_socket(socket, process) };
-            let start = child::Start { place, until: Some(tick), socket };
+            let start = child::Start { place, until: Some(span.tick), socket };
             workers.0.push(child::start(command, listener, &start).map_err(Error::file("start", &command.program))?);
         }
         Ok(workers)
@@ -140,7 +176,8 @@ fn other_socket(first: &std::path::Path, process: usize) -> PathBuf {
 fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     let dir = layout::chain_dir(&config.shared_dir);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut chain = Reader::open(disk, &dir, Offset(0)).map_err(|_| Error::NoChain(config.shared_dir.clone()))?;
+    let first = Offset(first_record(config)?);
+    let mut chain = Reader::open(disk, &dir, first).map_err(|_| Error::NoChain(config.shared_dir.clone()))?;
     let mut last = None;
     let mut end = 0;
     while let Some((_, bytes)) = chain.next().map_err(Error::journal("reading the chain"))? {

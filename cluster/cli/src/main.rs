@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 mod agent;
 mod archive;
 mod ca;
+mod cluster;
 mod demo;
 mod node;
 mod sql;
@@ -39,6 +40,8 @@ enum Command {
     Sql(sql::Arguments),
     /// Make a certificate authority, and certificates of agents and nodes
     Ca(ca::Arguments),
+    /// Show the nodes of a cluster, and change how many workers it has
+    Cluster(cluster::Arguments),
     /// Verify, search, export and import the record
     Archive(archive::Arguments),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
+        Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
     };
     match done {
