@@ -68,7 +68,7 @@ impl Board {
 }
 
 /// Writes this node's beat and looks at all, as often as `every` says. Ends when dropped.
-pub(crate) async fn run(store: Store, mut beat: Beat, status: Status, board: Board, every: Duration) {
+pub(crate) async fn run(store: Store, mut beat: Beat, status: Status, board: Board, every: Duration, wall_ms: fn() -> u64) {
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failed = false;
@@ -76,6 +76,7 @@ pub(crate) async fn run(store: Store, mut beat: Beat, status: Status, board: Boa
         interval.tick().await;
         beat.number += 1;
         beat.workers = status.current();
+        beat.wall_ms = wall_ms();
         let looked = match write(&store, &beat).await {
             Ok(()) => look(&store).await,
             Err(error) => Err(error),
@@ -140,7 +141,15 @@ mod tests {
 
     fn beat(node: &str, number: u64) -> Beat {
         let node = Name::new(node).unwrap();
-        Beat { node, run: 1, number, address: "a:1".into(), workers: Workers::Running { generation: 2 }, build: "b".into() }
+        Beat {
+            node,
+            run: 1,
+            number,
+            address: "a:1".into(),
+            workers: Workers::Running { generation: 2 },
+            wall_ms: 7,
+            build: "b".into(),
+        }
     }
 
     #[tokio::test]

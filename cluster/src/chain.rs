@@ -127,17 +127,31 @@ impl ChainState {
 }
 
 /// The next tick: as far after the last one as the monotonic clock went, never behind it, pulled up to the wall clock only at
-/// the start of a holder.
+/// the start of a holder. When that is far ahead of the chain, one node's clock is not enough: see [`TickClock::is_unsure`].
 #[derive(Debug, Clone, Copy)]
 pub struct TickClock {
     start_tick: u64,
     last: u64,
+    unsure: bool,
 }
 
 impl TickClock {
     /// Starts at the wall clock, or right after the chain's last tick when the wall clock is behind it.
     pub fn start(last_tick: u64, wall_ms: u64) -> Self {
-        Self { start_tick: wall_ms.max(last_tick + 1), last: last_tick }
+        let unsure = last_tick > 0 && wall_ms > last_tick.saturating_add(JUMP_MS_MAX);
+        Self { start_tick: if unsure { last_tick + 1 } else { wall_ms.max(last_tick + 1) }, last: last_tick, unsure }
+    }
+
+    /// True when the chain is long behind this node's clock: after a rest, or because the clock is wrong. A tick too far ahead could
+    /// never be taken back, and everything after it would come too late. Until [`TickClock::lift`] no tick is to be written.
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
+    /// Goes on from `wall_ms`, `elapsed_ms` of the monotonic clock after the start: what the live nodes agree on.
+    pub fn lift(&mut self, elapsed_ms: u64, wall_ms: u64) {
+        self.start_tick = self.start_tick.max(wall_ms.saturating_sub(elapsed_ms));
+        self.unsure = false;
     }
 
     /// The tick `elapsed_ms` of the monotonic clock after the start.
@@ -148,6 +162,8 @@ impl TickClock {
 }
 
 const VERSION: u8 = 1;
+/// A chain that rested for less goes on at the clock of whoever takes it over.
+const JUMP_MS_MAX: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
@@ -192,5 +208,24 @@ mod tests {
         assert_eq!(clock.next(100), 1_101);
         let mut clock = TickClock::start(1_000, 9_000);
         assert_eq!(clock.next(0), 9_000);
+    }
+
+    #[test]
+    fn a_leader_whose_clock_steps_a_day() {
+        const DAY_MS: u64 = 86_400_000;
+        let now = 1_795_000_000_000;
+        // The chain rested for an hour; the one who takes it over is a day ahead, the others are right.
+        let mut clock = TickClock::start(now - 3_600_000, now + DAY_MS);
+        assert!(clock.is_unsure());
+        clock.lift(2_000, now);
+        assert!(!clock.is_unsure());
+        assert_eq!((clock.next(2_000), clock.next(2_100)), (now, now + 100));
+        // While it holds the chain a step of its clock means nothing: only the monotonic clock is asked.
+        assert_eq!(clock.next(2_200), now + 200);
+        // A clock that is behind never takes a tick back.
+        let mut behind = TickClock::start(now, now - DAY_MS);
+        assert!(!behind.is_unsure());
+        behind.lift(0, now - DAY_MS);
+        assert_eq!(behind.next(0), now + 1);
     }
 }

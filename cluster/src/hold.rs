@@ -52,7 +52,7 @@ impl Candidate {
             let base = |first| self.runtime.block_on(forget::base(&self.store, first));
             match Holder::take(self.disk.clone(), &self.shared, self.settings, wall_ms(), base) {
                 Ok(Some(holder)) => {
-                    if let Err(failed) = self.hold(holder, &stop) {
+                    if let Err(failed) = self.hold(holder, &wall_ms, &stop) {
                         metrics::chain_failed();
                         error!(error = %failed, shared = %self.shared.display(), "a record of the chain could not be written");
                     }
@@ -68,7 +68,7 @@ impl Candidate {
     }
 
     /// Writes one record a tick until told to stop, or until a record cannot be written: then the chain is taken anew.
-    fn hold(&self, mut holder: Holder, stop: &impl Fn() -> bool) -> Result<(), Error> {
+    fn hold(&self, mut holder: Holder, wall_ms: &impl Fn() -> u64, stop: &impl Fn() -> bool) -> Result<(), Error> {
         let start = Instant::now();
         let mut next = start;
         let limits = Limits { member_ms_max: self.limits.member_ms_max, join_ms_min: self.limits.join_ms_min };
@@ -77,6 +77,10 @@ impl Candidate {
         while !stop() {
             let elapsed_ms = start.elapsed().as_millis() as u64;
             looker.look(|| Membership::new(limits, holder.state().formed.clone(), self.workers, elapsed_ms), elapsed_ms);
+            if holder.is_unsure() && !self.agree(&mut holder, looker.membership.as_ref(), elapsed_ms, wall_ms()) {
+                std::thread::sleep(self.every);
+                continue;
+            }
             let membership = looker.membership.as_mut();
             let mut formed = None;
             let mut commands = Vec::new();
@@ -105,6 +109,28 @@ impl Candidate {
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
         Ok(())
+    }
+
+    /// Lets the holder go on at what the live nodes' clocks agree on; false while that is not known.
+    fn agree(&self, holder: &mut Holder, membership: Option<&Membership>, elapsed_ms: u64, own_ms: u64) -> bool {
+        let agreed = membership.and_then(|membership| membership.median_clock(elapsed_ms));
+        let alone = agreed.is_none() && elapsed_ms >= ALONE_AFTER_MS;
+        let Some(clock) = agreed.or(alone.then_some(own_ms)) else { return false };
+        if alone {
+            error!("the store tells of no node's clock: the chain goes on at this node's own, unchecked");
+        } else if own_ms.abs_diff(clock) > CLOCKS_APART_MS {
+            error!(
+                own_ms,
+                agreed_ms = clock,
+                "this node's clock is far from those of the others: set it right; ticks follow the others"
+            );
+        }
+        info!(
+            after_ms = clock.saturating_sub(holder.state().tick),
+            "the chain has rested: it goes on at what the nodes' clocks agree on"
+        );
+        holder.lift(elapsed_ms, clock);
+        true
     }
 }
 
@@ -158,3 +184,8 @@ impl Saves {
         due
     }
 }
+
+/// After so long without any sign of life, this node's own included, the store is taken for away.
+const ALONE_AFTER_MS: u64 = 30_000;
+/// Clocks kept by NTP differ by far less.
+const CLOCKS_APART_MS: u64 = 60_000;

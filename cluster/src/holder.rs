@@ -72,6 +72,16 @@ impl Holder {
         Ok(Some(holder))
     }
 
+    /// True when no tick is to be written before the nodes' clocks were compared.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.clock.is_unsure()
+    }
+
+    /// Goes on at what the nodes' clocks agree on.
+    pub(crate) fn lift(&mut self, elapsed_ms: u64, wall_ms: u64) {
+        self.clock.lift(elapsed_ms, wall_ms);
+    }
+
     /// What the chain says up to now.
     pub(crate) fn state(&self) -> &ChainState {
         &self.state

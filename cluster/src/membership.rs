@@ -27,6 +27,8 @@ pub(crate) struct Beat {
     pub(crate) address: String,
     /// How its workers are.
     pub(crate) workers: Workers,
+    /// Its clock when it gave this sign, Unix milliseconds.
+    pub(crate) wall_ms: u64,
     /// What its build is; only equal ones work in one mesh.
     pub(crate) build: String,
 }
@@ -132,6 +134,18 @@ impl Membership {
     /// Checkpoints that members could not read.
     pub(crate) fn bad_checkpoints(&self) -> &BTreeSet<u64> {
         &self.bad_checkpoints
+    }
+
+    /// The middle of the live nodes' clocks now; none until every sign that is to be expected had its time. With two nodes the earlier one:
+    /// ticks can be caught up with, never taken back.
+    pub(crate) fn median_clock(&self, now_ms: u64) -> Option<u64> {
+        if now_ms < self.since_ms + self.limits.member_ms_max / 2 {
+            return None;
+        }
+        let live = self.seen.values().filter(|seen| self.is_live(seen, now_ms));
+        let mut clocks: Vec<u64> = live.map(|seen| seen.beat.wall_ms + (now_ms - seen.last_ms)).collect();
+        clocks.sort_unstable();
+        clocks.get(clocks.len().checked_sub(1)? / 2).copied()
     }
 
     /// True when every member of the current generation says that its workers answer.

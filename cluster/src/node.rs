@@ -180,10 +180,10 @@ fn start_workers(
     let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
     let address = address.map_err(|failed| Error::Mesh(failed.to_string()))?.to_string();
     let build = greeting::BUILD.to_owned();
-    let beat = Beat { node: node.clone(), run, number: 0, address, workers: Workers::None, build };
+    let beat = Beat { node: node.clone(), run, number: 0, address, workers: Workers::None, wall_ms: 0, build };
     let store = cluster_store(config)?;
     let every = Duration::from_millis(config.mesh.limits.member_ms_max / BEATS_PER_SILENCE);
-    let beating = tokio::spawn(beats::run(store, beat, status.clone(), board, every));
+    let beating = tokio::spawn(beats::run(store, beat, status.clone(), board, every, wall_ms));
     let (told, now) = watch::channel(Now::default());
     let (shared, stop) = (config.shared_dir.clone(), stop.clone());
     let (bases, runtime) = (cluster_store(config)?, Handle::current());

@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod bench;
+pub mod chaos;
 pub mod fleet;
 pub mod local;
 pub mod record;

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weir_loadtest::agents::Target;
 use weir_loadtest::bench::{self, BenchOptions};
+use weir_loadtest::chaos::{self, ChaosOptions};
 use weir_loadtest::fleet::FleetOptions;
 use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
@@ -85,6 +86,28 @@ enum Command {
         /// Workers per node
         #[arg(long, default_value_t = 1)]
         workers: usize,
+    },
+    /// Kill and freeze the nodes of a cluster under load, then check that every event is there once
+    #[command(after_help = "Example:\n  weir-loadtest chaos --rounds 20 --nodes 3 --dir chaos")]
+    Chaos {
+        /// Faults, one after the other
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// Nodes
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// Simulated hosts
+        #[arg(long, default_value_t = 20)]
+        hosts: usize,
+        /// Events a second of the whole fleet
+        #[arg(long, default_value_t = 1_000)]
+        rate: u64,
+        /// Which faults, when, to whom [default: of the clock]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Keep everything here [default: a temporary directory, removed at the end]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
     /// Write a simulated fleet's past into a new archive, and say what an event costs
     #[command(
@@ -160,19 +183,30 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Replay { target, file, as_recorded, region } => replay_file(target.into(), file, as_recorded, region).await?,
         Command::Bench { hosts, rate, seconds, nodes, workers } => {
             let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
-            let program = std::env::current_exe()?.with_file_name("weir");
-            anyhow::ensure!(
-                program.exists(),
-                "{} is not there: build it with `cargo build --release --bin weir`",
-                program.display()
-            );
-            report(&options, &bench::run(&program, options).await?);
+            report(&options, &bench::run(&weir_program()?, options).await?);
+        }
+        Command::Chaos { rounds, nodes, hosts, rate, seed, dir } => {
+            let seed = seed.unwrap_or_else(|| runner::now_ns().unsigned_abs());
+            eprintln!("seed {seed}");
+            let options = ChaosOptions { rounds, nodes, hosts, rate, seed };
+            let scratch = tempfile::Builder::new().prefix("weir-chaos-").tempdir()?;
+            let dir = dir.as_deref().unwrap_or_else(|| scratch.path());
+            let report = chaos::run(&weir_program()?, dir, options, |line| eprintln!("{line}")).await?;
+            eprintln!("{report}");
+            anyhow::ensure!(report.is_exact(), "the cluster differs from the fleet's books (seed {seed})");
         }
         Command::Record { dir, events, rate, hosts } => {
             report_record(&record::write(&dir, RecordOptions { events, rate, hosts }).await?);
         }
     }
     Ok(())
+}
+
+/// `weir` beside this program.
+fn weir_program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name("weir");
+    anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
+    Ok(program)
 }
 
 fn report_record(done: &Recorded) {

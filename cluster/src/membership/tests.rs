@@ -15,6 +15,8 @@ struct Node {
     number: u64,
     silent: bool,
     workers: Workers,
+    /// How far its clock is ahead.
+    ahead_ms: u64,
 }
 
 fn name(text: &str) -> Name {
@@ -32,7 +34,7 @@ impl World {
 
     fn start(&mut self, node: &'static str) {
         let run = self.nodes.get(node).map_or(1, |node| node.run + 1);
-        self.nodes.insert(node, Node { run, number: 0, silent: false, workers: Workers::None });
+        self.nodes.insert(node, Node { run, number: 0, silent: false, workers: Workers::None, ahead_ms: 0 });
     }
 
     fn end_workers(&mut self, node: &str, unreachable: &[&str]) {
@@ -56,6 +58,7 @@ impl World {
                     number: state.number,
                     address: format!("{node}:1"),
                     workers: state.workers.clone(),
+                    wall_ms: state.ahead_ms + self.now_ms,
                     build: "b".to_owned(),
                 };
                 self.membership.observe(beat, self.now_ms);
@@ -158,6 +161,21 @@ fn the_last_word_of_a_dead_node_is_no_sign_of_life() {
     world.membership = Membership::new(LIMITS, Some(current), 1, world.now_ms + 200);
     world.pass(20_000);
     assert_eq!(world.members(), ["a"]);
+}
+
+#[test]
+fn one_wrong_clock_is_outvoted() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.nodes.get_mut("a").unwrap().ahead_ms = 86_400_000;
+    world.pass(1_000);
+    assert_eq!(world.membership.median_clock(world.now_ms), None, "too early to tell");
+    world.pass(4_000);
+    let clock = world.membership.median_clock(world.now_ms).unwrap();
+    assert!(clock.abs_diff(world.now_ms) <= 1_000, "{clock} at {}", world.now_ms);
+    // Of two that disagree the earlier one counts; one that is silent has no vote.
+    world.nodes.get_mut("c").unwrap().silent = true;
+    world.pass(10_000);
+    assert!(world.membership.median_clock(world.now_ms).unwrap().abs_diff(world.now_ms) <= 1_000);
 }
 
 #[test]

@@ -84,7 +84,7 @@ async fn is_healthy(http: SocketAddr) -> bool {
     tokio::time::timeout(Duration::from_secs(2), ask).await.ok().flatten().unwrap_or(false)
 }
 
-fn parse_ready(line: &str) -> anyhow::Result<Addresses> {
+pub(crate) fn parse_ready(line: &str) -> anyhow::Result<Addresses> {
     let value = |key: &str| -> anyhow::Result<SocketAddr> {
         let found = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
         found.and_then(|text| text.parse().ok()).with_context(|| format!("a node said {line:?}, not where it listens"))

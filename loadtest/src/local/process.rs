@@ -25,7 +25,11 @@ impl Running {
         std::fs::create_dir_all(logs).with_context(|| format!("could not create {}", logs.display()))?;
         let name = config.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let log = logs.join(format!("{name}.log"));
-        let log_file = File::create(&log).with_context(|| format!("could not create {}", log.display()))?;
+        let log_file = File::options()
+            .append(true)
+            .create(true)
+            .open(&log)
+            .with_context(|| format!("could not create {}", log.display()))?;
         let mut child = Command::new(program)
             .args([what, "--with-parent", "--config"])
             .arg(config)
@@ -58,6 +62,11 @@ impl Running {
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub async fn kill(mut self) {
+        let _ = self.child.kill().await;
     }
 
     /// Asks it to end, waits, and ends it by force when it does not.

@@ -42,6 +42,11 @@ impl Setup {
         Ok(setup)
     }
 
+    /// What all nodes share.
+    pub fn shared(&self) -> PathBuf {
+        self.dir.join("shared")
+    }
+
     /// Where the processes' logs go.
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
