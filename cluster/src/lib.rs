@@ -4,6 +4,7 @@
 //! agents ── QUIC ──> ingest ── log (journal) ──┐
 //!                                              ├─> worker child (feed → engine) <── Unix socket ── SQL, HTTP
 //! holder ── chain (journal, a record a tick) ──┘
+//!   ▲ signs of life ── membership ── generation ── supervise (worker child) ── mesh (links to other nodes' children)
 //! ```
 
 #![forbid(unsafe_code)]

@@ -71,8 +71,7 @@ pub async fn run(
     let quic = server.local_addr();
     let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
-    let listener = TcpListener::bind(config.listen.mesh)
-        .map_err(|failed| Error::Mesh(format!("could not listen at listen.mesh = {}: {failed}", config.listen.mesh)))?;
+    let listener = mesh_listener(config.listen.mesh).await?;
     let socket = layout::engine_socket(&config.data_dir);
     let options = weir_query::ServeOptions {
         sql: config.listen.sql,
@@ -198,6 +197,20 @@ fn start_workers(
     Ok((following, vec![beating, tokio::spawn(supervisor.run())]))
 }
 
+/// The socket on which the mesh calls. After a `kill -9` the workers of the run before may hold it for a moment longer than that run.
+async fn mesh_listener(address: SocketAddr) -> Result<TcpListener, Error> {
+    let deadline = tokio::time::Instant::now() + LISTEN_WITHIN;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return Ok(listener),
+            Err(taken) if taken.kind() == std::io::ErrorKind::AddrInUse && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LISTEN_AGAIN).await;
+            }
+            Err(failed) => return Err(Error::Mesh(format!("could not listen at listen.mesh = {address}: {failed}"))),
+        }
+    }
+}
+
 /// What the workers' side of a node is made of.
 struct WorkersParts {
     disk: Arc<dyn Disk>,
@@ -279,5 +292,8 @@ impl Stop {
 const INCOMING_FRAMES_MAX: usize = 4_096;
 /// Signs of life in the time after which a silent node is dead.
 const BEATS_PER_SILENCE: u64 = 5;
+/// For a socket that workers of an earlier run still hold.
+const LISTEN_WITHIN: Duration = Duration::from_secs(5);
+const LISTEN_AGAIN: Duration = Duration::from_millis(50);
 const STATS_EVERY: Duration = Duration::from_secs(2);
 const SECONDS_BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];

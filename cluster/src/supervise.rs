@@ -153,10 +153,11 @@ impl Supervisor {
                 _ = tick.tick() => {
                     let answer = tokio::time::timeout(ANSWER_WITHIN, self.live.frontier()).await;
                     let answer = answer.ok().and_then(Result::ok).map(|frontier| frontier.closed);
-                    if answer.is_some() {
+                    let chained = self.now.borrow().tick;
+                    // What still reads the past is not running: a checkpoint of it would come late and hold it up.
+                    if answer.flatten().is_some_and(|closed| closed + CAUGHT_UP_MS >= chained) {
                         self.status.set(Workers::Running { generation: generation.number });
                     }
-                    let chained = self.now.borrow().tick;
                     let now_ms = begun.elapsed().as_millis() as u64;
                     if let Some(why) = pulse.frozen(Seen { now_ms, answer, chained }) {
                         error!(generation = generation.number, why, "the workers are frozen: they are ended");
@@ -191,6 +192,8 @@ async fn read_reports(control: StdUnixStream, say: mpsc::Sender<Report>) {
     std::future::pending::<()>().await;
 }
 
+/// Ticks behind the chain that are no lag yet.
+const CAUGHT_UP_MS: u64 = 5_000;
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// For what a child said right before its end.

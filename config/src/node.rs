@@ -85,7 +85,7 @@ numbers! {
         /// Milliseconds that the workers of one generation have to find each other.
         meet_ms_max: u64 = 10000 in 1000 ..= 120000;
         /// Milliseconds without an answer, or without a step forward, after which workers are taken for frozen.
-        frozen_ms_max: u64 = 10000 in 2000 ..= 600000;
+        frozen_ms_max: u64 = 20000 in 2000 ..= 600000;
         /// Milliseconds that a node must have been there before it is taken in: one that comes and goes must not stop the others.
         join_ms_min: u64 = 2000 in 0 ..= 600000;
     }

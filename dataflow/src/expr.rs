@@ -20,7 +20,7 @@ use datafusion_physical_expr::expressions::{BinaryExpr, Column, NegativeExpr, li
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use weir_plan::resolve;
 
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::DeltaBatch;
 
 /// What operators count. One per view; read from other threads.
@@ -88,8 +88,8 @@ pub(crate) struct KeptCounters(pub(crate) Arc<Counters>);
 impl State for KeptCounters {
     type Saved = (i64, u64, u64, u64);
 
-    fn save(&self) -> Self::Saved {
-        self.0.counts()
+    fn save(&self) -> Vec<u8> {
+        encode(&self.0.counts())
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {

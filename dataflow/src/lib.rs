@@ -4,6 +4,8 @@
 //! keep the standing views (`views/`, rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
 //! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh).
 //!
+//! `checkpoint/` saves the state of all operators at a tick and takes it up again, on any number of workers.
+//!
 //! Promise: an answer at a closed tick is a function of the chain up to that tick, whatever the number of workers.
 //! Nothing here reads a clock or awaits.
 

@@ -26,7 +26,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::{Handle as Probe, Probe as _};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::DeltaBatch;
 use crate::handle::{Digest, Held};
 use crate::relations::RelationInfo;
@@ -192,15 +192,13 @@ impl Output {
 impl State for Output {
     type Saved = Vec<(Bytes, i64)>;
 
-    fn save(&self) -> Self::Saved {
+    fn save(&self) -> Vec<u8> {
         let mut counts: Counts<&Bytes> = self.base.iter().map(|(row, count)| (row, *count)).collect();
         for (row, diff) in self.changes.values().flatten() {
             *counts.entry(row).or_default() += diff;
         }
-        let mut rows: Vec<_> =
-            counts.into_iter().filter(|(_, count)| *count != 0).map(|(row, count)| (row.clone(), count)).collect();
-        rows.sort_unstable();
-        rows
+        let rows = counts.into_iter().filter(|(_, count)| *count != 0);
+        encode(&rows.map(|(row, count)| (Raw(row), count)).collect::<Vec<_>>())
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
@@ -208,6 +206,15 @@ impl State for Output {
             self.base_bytes += row.len();
             *self.base.entry(row).or_default() += count;
         }
+    }
+}
+
+/// Bytes written at once; postcard reads them back as a sequence of bytes.
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(self.0)
     }
 }
 

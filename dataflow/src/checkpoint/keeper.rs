@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CheckpointError, Restore};
+use super::{CheckpointError, Restore, shared};
 use crate::render::owner;
 
 /// Which part of all keys is this worker's.
@@ -40,10 +40,11 @@ impl Share {
 /// State of an operator that can be saved and taken up again, by any number of workers.
 pub(crate) trait State {
     /// What is saved.
-    type Saved: Serialize + DeserializeOwned;
+    type Saved: DeserializeOwned;
 
-    /// What is needed to go on.
-    fn save(&self) -> Self::Saved;
+    /// What is needed to go on: the postcard of a `Saved`, see [`encode`]. Every worker stands still meanwhile, so what is large is
+    /// written where it is, without a copy.
+    fn save(&self) -> Vec<u8>;
 
     /// Takes up what the workers of before have saved, in the order of their places: of each only what comes to this one.
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share);
@@ -118,7 +119,7 @@ impl Keeper {
         }
         let state = Rc::new(RefCell::new(state));
         let saved = Rc::clone(&state);
-        let save = move || postcard::to_stdvec(&saved.borrow().save()).expect("a state in memory serialises");
+        let save = move || shared::saving(|| saved.borrow().save());
         self.0.states.borrow_mut().push((name, Box::new(save)));
         Kept(state)
     }
@@ -144,7 +145,13 @@ impl Keeper {
     }
 }
 
+/// A saved state as bytes.
+pub(crate) fn encode(saved: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(saved).expect("a state in memory serialises")
+}
+
 fn parts<S: DeserializeOwned>(restore: &Restore, name: &str) -> Result<Vec<S>, String> {
     let sections = restore.sections.get(name).ok_or("it is not in the checkpoint")?;
-    sections.iter().map(|bytes| postcard::from_bytes(bytes).map_err(|error| error.to_string())).collect()
+    let read = |bytes: &Vec<u8>| shared::loading(|| postcard::from_bytes(bytes)).map_err(|error| error.to_string());
+    sections.iter().map(read).collect()
 }

@@ -15,6 +15,7 @@
 
 pub(crate) mod keeper;
 pub(crate) mod pairs;
+pub(crate) mod shared;
 
 use std::collections::HashMap;
 
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::ViewSettings;
 
-pub(crate) use keeper::{Keeper, Kept, Share, State};
+pub(crate) use keeper::{Keeper, Kept, Share, State, encode};
 
 /// One worker's share of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +194,7 @@ pub fn empty_part(tick: u64, worker: usize, workers: usize) -> Vec<u8> {
 }
 
 /// State is bytes that only the same build understands. A change of any operator's state raises the last number.
-const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " arrow 59 state 1");
+const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " arrow 59 state 2");
 const MAGIC: &[u8] = b"WCHK";
 const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 4 + 2 + 8 + 4;

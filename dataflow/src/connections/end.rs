@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use weir_schema::{BootId, Text};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use crate::checkpoint::shared;
+
 /// Which end of a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Side {
@@ -96,6 +98,7 @@ impl Place {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Actor {
     /// Where it runs.
+    #[serde(with = "shared")]
     pub place: Arc<Place>,
     /// Application.
     pub app: Option<Text>,
@@ -218,6 +221,7 @@ pub struct End {
     /// Payload bytes received.
     pub received: u64,
     /// Who holds it.
+    #[serde(with = "shared")]
     pub actor: Arc<Actor>,
 }
 

@@ -16,6 +16,7 @@ use super::address::{AddressFact, Addresses};
 use super::end::{Actor, End, Lateness, Side, Told, TupleGroup};
 use super::pairs::{by_tuple, settled};
 use super::row::{Connection, Ends, changes};
+use crate::checkpoint::shared;
 
 /// The groups by address that one worker keeps, and everybody's addresses.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) struct Member {
     pub(super) end: Arc<End>,
     nth: u32,
     /// The other end, by its address.
+    #[serde(with = "shared::maybe")]
     pub(super) missing: Option<Arc<Actor>>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use weir_schema::BootId;
 
 use super::address::AddressFact;
@@ -13,9 +13,10 @@ use super::end::{Actor, End, IsnGroup, Place, TupleGroup};
 use super::fold::{Fold, Host, Slot};
 use super::meet::Meet;
 use super::resolve::{Member, Resolve, missing_ip};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 
-#[derive(Serialize, Deserialize)]
+/// Written as a tuple of the same parts.
+#[derive(Deserialize)]
 pub(crate) struct SavedFold {
     hosts: Vec<(u64, Host)>,
     due: BTreeMap<u64, Vec<(u64, BootId, Slot)>>,
@@ -25,9 +26,8 @@ pub(crate) struct SavedFold {
 impl State for Fold {
     type Saved = SavedFold;
 
-    fn save(&self) -> SavedFold {
-        let hosts = self.hosts.iter().map(|(key, host)| (*key, host.clone())).collect();
-        SavedFold { hosts, due: self.due.clone(), evicted: self.evicted }
+    fn save(&self) -> Vec<u8> {
+        encode(&(self.hosts.iter().collect::<Vec<_>>(), &self.due, self.evicted))
     }
 
     fn load(&mut self, parts: Vec<SavedFold>, share: Share) {
@@ -53,7 +53,8 @@ impl State for Fold {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// Written as a tuple of the same parts.
+#[derive(Deserialize)]
 pub(crate) struct SavedMeet {
     groups: Vec<(IsnGroup, Vec<Arc<End>>)>,
     due: BTreeMap<u64, Vec<IsnGroup>>,
@@ -62,8 +63,8 @@ pub(crate) struct SavedMeet {
 impl State for Meet {
     type Saved = SavedMeet;
 
-    fn save(&self) -> SavedMeet {
-        SavedMeet { groups: self.groups.iter().map(|(group, ends)| (*group, ends.clone())).collect(), due: self.due.clone() }
+    fn save(&self) -> Vec<u8> {
+        encode(&(self.groups.iter().collect::<Vec<_>>(), &self.due))
     }
 
     fn load(&mut self, parts: Vec<SavedMeet>, share: Share) {
@@ -82,7 +83,8 @@ impl State for Meet {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// Written as a tuple of the same parts.
+#[derive(Deserialize)]
 pub(crate) struct SavedResolve {
     groups: Vec<(TupleGroup, Vec<Member>)>,
     due: BTreeMap<u64, Vec<TupleGroup>>,
@@ -93,9 +95,8 @@ pub(crate) struct SavedResolve {
 impl State for Resolve {
     type Saved = SavedResolve;
 
-    fn save(&self) -> SavedResolve {
-        let groups = self.groups.iter().map(|(group, members)| (*group, members.clone())).collect();
-        SavedResolve { groups, due: self.due.clone(), facts: self.addresses.facts() }
+    fn save(&self) -> Vec<u8> {
+        encode(&(self.groups.iter().collect::<Vec<_>>(), &self.due, self.addresses.facts()))
     }
 
     fn load(&mut self, parts: Vec<SavedResolve>, share: Share) {

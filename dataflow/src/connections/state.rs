@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::end::{Actor, End, EndKey, Isns, Side, Touch, Tuple, Verb};
+use crate::checkpoint::shared;
 
 /// The value of the earliest event that had one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +27,10 @@ impl<T> First<T> {
     }
 }
 
+/// An actor that many sockets have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Shared(#[serde(with = "shared")] Arc<Actor>);
+
 /// One socket, as far as its host has told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct EndState {
@@ -40,8 +45,8 @@ pub(super) struct EndState {
     side: Option<First<Side>>,
     tuple: Option<First<Tuple>>,
     isns: Option<First<(u32, u32)>>,
-    named: Option<First<Arc<Actor>>>,
-    anyone: Option<First<Arc<Actor>>>,
+    named: Option<First<Shared>>,
+    anyone: Option<First<Shared>>,
     sent: u64,
     received: u64,
 }
@@ -97,7 +102,7 @@ impl EndState {
             First::offer(&mut self.isns, touch, || isns);
         }
         let slot = if actor.process_id.is_some() { &mut self.named } else { &mut self.anyone };
-        First::offer(slot, touch, || Arc::clone(actor));
+        First::offer(slot, touch, || Shared(Arc::clone(actor)));
         self.sent = self.sent.max(touch.sent);
         self.received = self.received.max(touch.received);
     }
@@ -105,7 +110,7 @@ impl EndState {
     /// Puts the one copy of each actor in the place of an equal one.
     pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
         for slot in [&mut self.named, &mut self.anyone].into_iter().flatten() {
-            slot.value = one(Arc::clone(&slot.value));
+            slot.value = Shared(one(Arc::clone(&slot.value.0)));
         }
     }
 
@@ -143,7 +148,7 @@ impl EndState {
             failed: self.failed.filter(|_| !self.stood).map(|(_, errno)| errno),
             sent: self.sent,
             received: self.received,
-            actor: Arc::clone(&actor.value),
+            actor: Arc::clone(&actor.value.0),
         })
     }
 }

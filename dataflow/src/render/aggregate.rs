@@ -20,7 +20,7 @@ use super::keyed::at_close;
 use super::multiset::Value;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::{Counters, Exprs, moments, tick_of};
 
@@ -94,10 +94,9 @@ struct Group {
 impl State for Groups {
     type Saved = Vec<Group>;
 
-    fn save(&self) -> Self::Saved {
-        let mut groups: Vec<Group> = self.groups.iter().flatten().cloned().collect();
-        groups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        groups
+    fn save(&self) -> Vec<u8> {
+        let groups: Vec<&Group> = self.groups.iter().flatten().collect();
+        encode(&groups)
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {

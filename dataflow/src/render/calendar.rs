@@ -17,7 +17,7 @@ use weir_plan::Expr;
 use super::keyed::consolidate;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::{DeltaBatch, Deltas};
 use crate::expr::{Exprs, moments, tick_of};
 
@@ -90,13 +90,13 @@ struct Due(BTreeMap<u64, Pending>);
 impl State for Due {
     type Saved = Vec<(u64, Vec<(Bytes, i64)>)>;
 
-    fn save(&self) -> Self::Saved {
+    fn save(&self) -> Vec<u8> {
         let consolidated = |(moment, pending): (&u64, &Pending)| {
             let mut rows = pending.rows.clone();
             consolidate(&mut rows);
             (*moment, rows)
         };
-        self.0.iter().map(consolidated).collect()
+        encode(&self.0.iter().map(consolidated).collect::<Vec<_>>())
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {

@@ -24,7 +24,7 @@ use super::exchange::exchange;
 use super::keyed::{Open, consolidate};
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::Exprs;
 
@@ -107,12 +107,9 @@ struct Joiner {
 impl State for Joiner {
     type Saved = [Vec<(Bytes, Vec<Held>)>; 2];
 
-    fn save(&self) -> Self::Saved {
-        [&self.left, &self.right].map(|side| {
-            let mut rows: Vec<_> = side.rows.iter().map(|(key, held)| (key.clone(), held.clone())).collect();
-            rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-            rows
-        })
+    fn save(&self) -> Vec<u8> {
+        let rows = [&self.left, &self.right].map(|side| side.rows.iter().collect::<Vec<_>>());
+        encode(&rows)
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {

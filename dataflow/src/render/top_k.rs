@@ -16,7 +16,7 @@ use super::exchange::{exchange, owner};
 use super::keyed::at_close;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::Exprs;
 
@@ -61,11 +61,10 @@ type Saved = Vec<(Bytes, Vec<(Bytes, i64)>)>;
 impl State for Ranking {
     type Saved = Saved;
 
-    fn save(&self) -> Saved {
+    fn save(&self) -> Vec<u8> {
         let rows = |partition: &Partition| partition.rows.iter().map(|(row, count)| (row.clone(), *count)).collect();
-        let mut partitions: Saved = self.partitions.iter().map(|(key, partition)| (key.clone(), rows(partition))).collect();
-        partitions.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        partitions
+        let partitions: Saved = self.partitions.iter().map(|(key, partition)| (key.clone(), rows(partition))).collect();
+        encode(&partitions)
     }
 
     fn load(&mut self, parts: Vec<Saved>, share: Share) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weir_schema::{AgentIdentity, BootId, Text};
 
 use super::table::{Cell, Table};
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 use crate::connections::Place;
 use crate::delta::DeltaBatch;
 use crate::relations::{AGENTS, HOSTS, LOSSES};
@@ -101,10 +101,10 @@ impl Hosts {
 impl State for Hosts {
     type Saved = Vec<(u64, Host)>;
 
-    fn save(&self) -> Self::Saved {
-        let mut hosts: Vec<_> = self.hosts.iter().map(|(key, host)| (*key, host.clone())).collect();
+    fn save(&self) -> Vec<u8> {
+        let mut hosts: Vec<_> = self.hosts.iter().map(|(key, host)| (*key, host)).collect();
         hosts.sort_by_key(|(key, _)| *key);
-        hosts
+        encode(&hosts)
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {

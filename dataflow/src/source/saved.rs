@@ -12,7 +12,7 @@ use super::agent::Agent;
 use super::owner::{Ahead, Decoded, Owner, SourceCounts};
 use super::rows::Pick;
 use super::touches::place_of;
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 
 /// The agents that one worker owns, and what of them waits.
 pub(crate) struct Owned {
@@ -42,11 +42,11 @@ struct Waiting {
 impl State for Owned {
     type Saved = Saved;
 
-    fn save(&self) -> Saved {
+    fn save(&self) -> Vec<u8> {
         let mut agents: Vec<(u64, Agent)> = self.owner.agents.iter().map(|(route, agent)| (*route, agent.clone())).collect();
         agents.sort_by_key(|(route, _)| *route);
         let waiting = self.ahead.iter().flat_map(|(moment, all)| all.iter().map(|ahead| Waiting::of(*moment, ahead)));
-        Saved { agents, waiting: waiting.collect(), counts: self.owner.counts }
+        encode(&Saved { agents, waiting: waiting.collect(), counts: self.owner.counts })
     }
 
     fn load(&mut self, parts: Vec<Saved>, share: Share) {

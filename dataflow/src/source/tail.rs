@@ -13,7 +13,7 @@ use weir_schema::{AgentIdentity, Column, Decoder, Frame, Lane};
 
 use super::rows::{Picks, Rows, Stamp, schema_of};
 use crate::ViewSettings;
-use crate::checkpoint::{Share, State};
+use crate::checkpoint::{Share, State, encode};
 
 /// Which tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,9 +152,9 @@ pub(crate) struct Forgotten(pub(crate) Rc<RefCell<Tails>>);
 impl State for Forgotten {
     type Saved = [u64; 2];
 
-    fn save(&self) -> Self::Saved {
+    fn save(&self) -> Vec<u8> {
         let tails = self.0.borrow();
-        [Tail::Events, Tail::Samples].map(|tail| tails.held(tail)).map(|held| held.rows + held.dropped_rows)
+        encode(&[Tail::Events, Tail::Samples].map(|tail| tails.held(tail)).map(|held| held.rows + held.dropped_rows))
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
