@@ -115,7 +115,7 @@ impl Candidate {
     fn agree(&self, holder: &mut Holder, membership: Option<&Membership>, elapsed_ms: u64, own_ms: u64) -> bool {
         let agreed = membership.and_then(|membership| membership.median_clock(elapsed_ms));
         let alone = agreed.is_none() && elapsed_ms >= ALONE_AFTER_MS;
-        let Some(clock) = agreed.or(alone.then_some(own_ms)) else { return false };
+        let Some(clock) = agreed.or_else(|| alone.then_some(own_ms)) else { return false };
         if alone {
             error!("the store tells of no node's clock: the chain goes on at this node's own, unchecked");
         } else if own_ms.abs_diff(clock) > CLOCKS_APART_MS {

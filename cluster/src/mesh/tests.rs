@@ -59,14 +59,13 @@ impl World {
 
 /// Says something over every link and hears it at the other end.
 fn check_links(mut all: Vec<Sockets>) {
-    for from in 0..all.len() {
-        for to in 0..all.len() {
-            let Some(socket) = &mut all[from][to] else { continue };
-            socket.write_all(&[from as u8, to as u8, 7]).unwrap();
-            let mut heard = [0; 3];
-            all[to][from].as_mut().unwrap().read_exact(&mut heard).unwrap();
-            assert_eq!(heard, [from as u8, to as u8, 7]);
-        }
+    let pairs = (0..all.len()).flat_map(|from| (0..all.len()).map(move |to| (from, to)));
+    for (from, to) in pairs.collect::<Vec<_>>() {
+        let Some(socket) = &mut all[from][to] else { continue };
+        socket.write_all(&[from as u8, to as u8, 7]).unwrap();
+        let mut heard = [0; 3];
+        all[to][from].as_mut().unwrap().read_exact(&mut heard).unwrap();
+        assert_eq!(heard, [from as u8, to as u8, 7]);
     }
 }
 

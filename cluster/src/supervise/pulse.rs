@@ -32,10 +32,11 @@ impl Pulse {
     pub(super) fn frozen(&mut self, seen: Seen) -> Option<&'static str> {
         let Seen { now_ms, answer, chained } = seen;
         let Some(closed) = answer else {
-            let since_ms = self.answered_ms.map_or(now_ms.saturating_sub(self.start_ms_max), |answered_ms| {
-                now_ms.saturating_sub(answered_ms + self.frozen_ms_max)
-            });
-            return (since_ms > 0).then_some("they do not answer");
+            let until_ms = match self.answered_ms {
+                None => self.start_ms_max,
+                Some(answered_ms) => answered_ms + self.frozen_ms_max,
+            };
+            return (now_ms > until_ms).then_some("they do not answer");
         };
         self.answered_ms = Some(now_ms);
         // Until its first tick is closed a worker may read a long history.

@@ -54,10 +54,13 @@ pub(crate) trait State {
 #[derive(Clone)]
 pub struct Keeper(Rc<Inner>);
 
+/// Gives a state's bytes as it is now.
+type Save = Box<dyn Fn() -> Vec<u8>>;
+
 struct Inner {
     share: Share,
     restore: Option<Arc<Restore>>,
-    states: RefCell<Vec<(String, Box<dyn Fn() -> Vec<u8>>)>>,
+    states: RefCell<Vec<(String, Save)>>,
     names: RefCell<BTreeSet<String>>,
     failed: RefCell<Option<CheckpointError>>,
 }

@@ -120,20 +120,20 @@ impl Saved {
 
 fn unpack(bytes: &[u8]) -> Result<PartV1, CheckpointError> {
     let damaged = CheckpointError::Damaged;
-    let rest = bytes.strip_prefix(MAGIC).ok_or(damaged("it does not begin like one"))?;
-    let (version, rest) = rest.split_first_chunk().ok_or(damaged("it is cut off"))?;
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it does not begin like one"))?;
+    let (version, rest) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut off"))?;
     if u16::from_le_bytes(*version) != VERSION {
         return Err(damaged("it has a version that this program does not know"));
     }
-    let (raw_len, rest) = rest.split_first_chunk().ok_or(damaged("it is cut off"))?;
-    let (crc, body) = rest.split_first_chunk().ok_or(damaged("it is cut off"))?;
+    let (raw_len, rest) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut off"))?;
+    let (crc, body) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut off"))?;
     if checksum(raw_len, body) != u32::from_le_bytes(*crc) {
         return Err(damaged("its checksum is wrong"));
     }
     let raw_len = u64::from_le_bytes(*raw_len);
     // Whatever the checksum says: it must not ask for memory out of proportion.
     let raw_len = usize::try_from(raw_len).ok().filter(|len| *len <= body.len().saturating_mul(RATIO_MAX));
-    let raw = zstd::bulk::decompress(body, raw_len.ok_or(damaged("its length is impossible"))?);
+    let raw = zstd::bulk::decompress(body, raw_len.ok_or_else(|| damaged("its length is impossible"))?);
     let raw = raw.map_err(|_| damaged("it cannot be unpacked"))?;
     let part: PartV1 = postcard::from_bytes(&raw).map_err(|_| damaged("it is malformed"))?;
     if part.build != BUILD {
