@@ -7,7 +7,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use weir_dataflow::{CheckpointError, CheckpointPart, CheckpointSink, EngineOptio
 use world::{Random, START_MS, TICK_MS, World};
 
 /// Hands parts to the test.
-struct Parts(Mutex<Sender<CheckpointPart>>);
+struct Parts(Mutex<SyncSender<CheckpointPart>>);
 
 impl CheckpointSink for Parts {
     fn put(&self, part: CheckpointPart) {
@@ -46,7 +46,7 @@ impl Engine {
         let from = restore.as_ref().map_or(0, |restore| restore.tick());
         let feed = |worker| Box::new(world.feed(worker, workers).with_checkpoints(checkpoints).after(from)) as Box<dyn Feed>;
         let feeds = (0..workers).map(feed).collect();
-        let (sender, parts) = channel();
+        let (sender, parts) = sync_channel(64);
         let sink: Arc<dyn CheckpointSink> = Arc::new(Parts(Mutex::new(sender)));
         let options = EngineOptions { checkpoints: Some(sink), restore, ..EngineOptions::alone(workers, socket.clone()) };
         std::thread::spawn(move || run(options, feeds));

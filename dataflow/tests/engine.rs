@@ -39,12 +39,11 @@ fn start(world: &World, dir: &Path, process: usize, links: Vec<Option<UnixStream
 /// The sockets of each of so many processes.
 fn links(processes: usize) -> Vec<Vec<Option<UnixStream>>> {
     let mut links: Vec<Vec<Option<UnixStream>>> = (0..processes).map(|_| (0..processes).map(|_| None).collect()).collect();
-    for one in 0..processes {
-        for other in 0..one {
-            let (here, there) = UnixStream::pair().unwrap();
-            (links[one][other], links[other][one]) = (Some(here), Some(there));
-        }
-    }
+    let pairs = (0..processes).flat_map(|one| (0..one).map(move |other| (one, other)));
+    pairs.for_each(|(one, other)| {
+        let (here, there) = UnixStream::pair().unwrap();
+        (links[one][other], links[other][one]) = (Some(here), Some(there));
+    });
     links
 }
 
