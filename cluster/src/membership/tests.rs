@@ -1,3 +1,5 @@
+//! Nodes that beat, fall silent and come back, and a holder that looks at them.
+
 use super::*;
 
 const LIMITS: Limits = Limits { member_ms_max: 4_000, join_ms_min: 2_000 };

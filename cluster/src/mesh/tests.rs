@@ -1,3 +1,5 @@
+//! Members, strangers and members of other meshes, on loopback with real certificates.
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as StdTcpStream;
 use std::path::Path;
