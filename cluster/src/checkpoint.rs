@@ -57,9 +57,15 @@ pub(crate) struct Writer {
     pub(crate) runtime: Handle,
     /// How many checkpoints stay.
     pub(crate) kept: usize,
+    /// Told when a worker begins to save.
+    pub(crate) begun: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl CheckpointSink for Writer {
+    fn begun(&self, tick: u64) {
+        (self.begun)(tick);
+    }
+
     fn put(&self, part: CheckpointPart) {
         let (tick, bytes) = (part.tick, part.bytes.len());
         match self.runtime.block_on(self.write(part)) {
@@ -206,7 +212,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = Store::open(dir.path().to_str().unwrap()).unwrap();
-        let writer = Writer { store, positions: Positions::default(), runtime: runtime.handle().clone(), kept: 2 };
+        let writer = Writer {
+            store,
+            positions: Positions::default(),
+            runtime: runtime.handle().clone(),
+            kept: 2,
+            begun: Box::new(|_| {}),
+        };
         (dir, writer, runtime)
     }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! standard input     a socket: first `Start` (length u32, postcard), then nothing; the child ends when it ends
-//!                    the other way lines of text: `met`, `unreachable NODE…`, `bad-checkpoint TICK`
+//!                    the other way lines of text: `met`, `unreachable NODE…`, `bad-checkpoint TICK`, `saving TICK`
 //! standard output    the listening socket of the mesh, which the parent keeps for the children to come
 //! ```
 //!
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,8 @@ pub(crate) enum Report {
     Unreachable(Vec<String>),
     /// The checkpoint of this tick cannot be begun from; the child ends.
     BadCheckpoint(u64),
+    /// A worker saves its state and answers nobody meanwhile.
+    Saving(u64),
 }
 
 /// Runs the workers that the parent asked for, until it goes. Blocks; after a replay's last tick the workers go on answering.
@@ -93,7 +95,7 @@ pub fn run(config: &NodeConfig) -> Result<(), Error> {
             }
         },
     };
-    work(config, &start, sockets, restored, links.handle())
+    work(config, &start, sockets, restored, links.handle(), control)
 }
 
 async fn begin(config: &NodeConfig, tick: u64) -> Result<(Restore, Position), Error> {
@@ -121,6 +123,7 @@ fn work(
     links: Sockets,
     (restore, from): (Option<Arc<Restore>>, Position),
     runtime: &Handle,
+    control: UnixStream,
 ) -> Result<(), Error> {
     let disk = Arc::new(RealDisk);
     let positions = Positions::default();
@@ -136,12 +139,19 @@ fn work(
         Until::Tick(_) => None,
         Until::Forever => {
             let (store, positions, kept) = (cluster_store(config)?, positions.clone(), config.checkpoint.kept);
-            Some(Arc::new(Writer { store, positions, runtime: runtime.clone(), kept }) as Arc<dyn CheckpointSink>)
+            Some(Arc::new(Writer { store, positions, runtime: runtime.clone(), kept, begun: saving(control) })
+                as Arc<dyn CheckpointSink>)
         }
     };
     let alone = EngineOptions::alone(workers, start.socket.clone());
     let options = EngineOptions { process: *process, links, checkpoints: writer, restore, ..alone };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
+}
+
+/// Tells the parent that a worker begins to save.
+fn saving(control: UnixStream) -> Box<dyn Fn(u64) + Send + Sync> {
+    let control = Mutex::new(control);
+    Box::new(move |tick| say(&mut control.lock().unwrap_or_else(PoisonError::into_inner), &Report::Saving(tick)))
 }
 
 fn descriptors() -> io::Result<(UnixStream, TcpListener)> {
@@ -197,6 +207,7 @@ impl Report {
             Self::Met => "met\n".to_owned(),
             Self::Unreachable(nodes) => format!("unreachable {}\n", nodes.join(" ")),
             Self::BadCheckpoint(tick) => format!("bad-checkpoint {tick}\n"),
+            Self::Saving(tick) => format!("saving {tick}\n"),
         }
     }
 
@@ -206,6 +217,7 @@ impl Report {
         match words.next()? {
             "met" => Some(Self::Met),
             "unreachable" => Some(Self::Unreachable(words.map(str::to_owned).collect())),
+            "saving" => words.next()?.parse().ok().map(Self::Saving),
             "bad-checkpoint" => words.next()?.parse().ok().map(Self::BadCheckpoint),
             _ => None,
         }
@@ -221,7 +233,12 @@ mod tests {
 
     #[test]
     fn reports_read_back() {
-        for report in [Report::Met, Report::BadCheckpoint(7), Report::Unreachable(vec!["n1".to_owned(), "n2".to_owned()])] {
+        for report in [
+            Report::Met,
+            Report::BadCheckpoint(7),
+            Report::Saving(8),
+            Report::Unreachable(vec!["n1".to_owned(), "n2".to_owned()]),
+        ] {
             assert_eq!(Report::parse(&report.line()), Some(report));
         }
         assert_eq!(Report::parse("what?"), None);

@@ -121,7 +121,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = Store::open(dir.path().to_str().unwrap()).unwrap();
-        let writer = Writer { store: store.clone(), positions: Positions::default(), runtime: runtime.handle().clone(), kept: 2 };
+        let writer = Writer {
+            store: store.clone(),
+            positions: Positions::default(),
+            runtime: runtime.handle().clone(),
+            kept: 2,
+            begun: Box::new(|_| {}),
+        };
         let floors_now = || runtime.block_on(floors(&store, None)).unwrap();
         let base_of = |first| runtime.block_on(base(&store, first));
         for (tick, record, offset, chain_floor, log_floor) in [(100, 10, 7, 0, 0), (200, 20, 9, 10, 7), (300, 30, 12, 20, 9)] {

@@ -142,7 +142,12 @@ impl Supervisor {
                     }
                     return End::Ended(said);
                 }
-                Some(report) = reports.recv() => said.hear(report),
+                Some(report) = reports.recv() => {
+                    if let Report::Saving(_) = report {
+                        pulse.excuse(begun.elapsed().as_millis() as u64 + SAVE_MS_MAX);
+                    }
+                    said.hear(report);
+                }
                 changed = self.now.changed() => match changed {
                     Ok(()) => {
                         info!(generation = generation.number, "the generation is over");
@@ -172,7 +177,7 @@ impl Supervisor {
 impl LastWords {
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Met => {}
+            Report::Met | Report::Saving(_) => {}
             Report::Unreachable(nodes) => self.unreachable.extend(nodes.into_iter().filter_map(|node| Name::new(node).ok())),
             Report::BadCheckpoint(tick) => self.bad_checkpoint = Some(tick),
         }
@@ -202,5 +207,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const START_PAUSE: Duration = Duration::from_secs(1);
 /// Reports not yet taken.
 const REPORTS_MAX: usize = 16;
+/// For saving one: a large state stops its worker for a while.
+const SAVE_MS_MAX: u64 = 120_000;
 /// For loading a checkpoint, before the first answer.
 const LOAD_MS_MAX: u64 = 120_000;

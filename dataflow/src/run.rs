@@ -15,7 +15,7 @@ use timely::communication::{Config as Threads, Hooks};
 use crate::checkpoint::{CheckpointError, CheckpointSink, Restore, Saved};
 use crate::feed::Feed;
 use crate::server::Server;
-use crate::worker::{self, Door, Shared, Start};
+use crate::worker::{self, Door, Saves, Shared, Start};
 
 /// The shape of the mesh, and where this process stands in it.
 pub struct EngineOptions {
@@ -104,7 +104,8 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let parts = Mutex::new(parts.map(Some).collect::<VecDeque<_>>());
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
-    let start = Start { restore: options.restore, saved: options.checkpoints.map(|sink| write_checkpoints(sink, threads)) };
+    let saves = options.checkpoints.map(|sink| Saves { to: write_checkpoints(Arc::clone(&sink), threads), sink });
+    let start = Start { restore: options.restore, saves };
     let (builders, held) = allocators(options.links, options.process, threads)?;
     let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use timely::worker::Worker;
 
 use crate::ask::{Asker, Progress};
-use crate::checkpoint::{Restore, Saved};
+use crate::checkpoint::{CheckpointSink, Restore, Saved};
 use crate::feed::{Feed, FeedStep, Tick};
 use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
@@ -45,12 +45,19 @@ impl Shared {
 }
 
 /// What every worker of a process begins with.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Start {
     /// What to begin from.
     pub(crate) restore: Option<Arc<Restore>>,
     /// Where saved states go.
-    pub(crate) saved: Option<SyncSender<Saved>>,
+    pub(crate) saves: Option<Saves>,
+}
+
+/// Where saved states go, and who is told that one is being saved.
+#[derive(Clone)]
+pub(crate) struct Saves {
+    pub(crate) to: SyncSender<Saved>,
+    pub(crate) sink: Arc<dyn CheckpointSink>,
 }
 
 /// What only the first worker of a process has: the requests of its node.
@@ -91,7 +98,7 @@ pub(crate) fn run(
         told: None,
         waiting: Waiting::default(),
         saving: None,
-        saved: start.saved.clone(),
+        saves: start.saves.clone(),
     };
     if let Some(restore) = &start.restore
         && let Err(error) = state.begin(worker, restore)
@@ -135,7 +142,7 @@ struct State {
     /// The tick whose state is to be saved when it is closed; nothing later is fed before.
     saving: Option<u64>,
     /// Where it goes.
-    saved: Option<SyncSender<Saved>>,
+    saves: Option<Saves>,
 }
 
 impl State {
@@ -211,7 +218,7 @@ impl State {
                 (Command::Configure(_), Some(_)) => {
                     return Err(Error::Feed("the settings of the views were changed while they run".into()));
                 }
-                (Command::Checkpoint, _) => self.saving = self.saved.is_some().then_some(tick.tick),
+                (Command::Checkpoint, _) => self.saving = self.saves.is_some().then_some(tick.tick),
             }
         }
         let views = self.views.as_mut().ok_or_else(|| Error::Feed("the chain does not begin with its settings".into()))?;
@@ -233,7 +240,7 @@ impl State {
             any = true;
             if self.saving == Some(tick) {
                 self.saving = None;
-                save(views, tick, self.saved.as_ref());
+                save(views, tick, self.saves.as_ref());
             }
         }
         any
@@ -296,8 +303,9 @@ impl State {
 }
 
 /// Saves the state and hands it on. The worker does not wait: with the last checkpoint still being written, this one is left out.
-fn save(views: &Installed, tick: u64, to: Option<&SyncSender<Saved>>) {
-    let Some(to) = to else { return };
+fn save(views: &Installed, tick: u64, saves: Option<&Saves>) {
+    let Some(Saves { to, sink }) = saves else { return };
+    sink.begun(tick);
     if let Err(TrySendError::Full(_)) = to.try_send(views.save(tick)) {
         tracing::warn!(tick, "the last checkpoint is still being written: this one is left out");
     }

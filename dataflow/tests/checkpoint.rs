@@ -19,6 +19,8 @@ use world::{Random, START_MS, TICK_MS, World};
 struct Parts(Mutex<SyncSender<CheckpointPart>>);
 
 impl CheckpointSink for Parts {
+    fn begun(&self, _tick: u64) {}
+
     fn put(&self, part: CheckpointPart) {
         let _ = self.0.lock().unwrap().send(part);
     }

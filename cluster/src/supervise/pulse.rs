@@ -21,11 +21,18 @@ pub(super) struct Pulse {
     closed: Option<u64>,
     /// When `closed` moved last, or had nowhere to move to.
     moved_ms: u64,
+    /// Until when silence means nothing: the workers said what they do.
+    excused_ms: u64,
 }
 
 impl Pulse {
     pub(super) fn new(frozen_ms_max: u64, start_ms_max: u64) -> Self {
-        Self { frozen_ms_max, start_ms_max, answered_ms: None, closed: None, moved_ms: 0 }
+        Self { frozen_ms_max, start_ms_max, answered_ms: None, closed: None, moved_ms: 0, excused_ms: 0 }
+    }
+
+    /// The workers said that they will not answer for a while.
+    pub(super) fn excuse(&mut self, until_ms: u64) {
+        self.excused_ms = until_ms;
     }
 
     /// Why it is taken for frozen, if it is.
@@ -36,14 +43,14 @@ impl Pulse {
                 None => self.start_ms_max,
                 Some(answered_ms) => answered_ms + self.frozen_ms_max,
             };
-            return (now_ms > until_ms).then_some("they do not answer");
+            return (now_ms > until_ms.max(self.excused_ms)).then_some("they do not answer");
         };
         self.answered_ms = Some(now_ms);
         // Until its first tick is closed a worker may read a long history.
         if closed != self.closed || closed.is_none() || closed.is_some_and(|closed| closed >= chained) {
             (self.closed, self.moved_ms) = (closed, now_ms);
         }
-        (now_ms > self.moved_ms + self.frozen_ms_max).then_some("no tick is closed any more")
+        (now_ms > self.excused_ms.max(self.moved_ms + self.frozen_ms_max)).then_some("no tick is closed any more")
     }
 }
 
@@ -67,6 +74,15 @@ mod tests {
         assert_eq!(pulse.frozen(seen(102, Some(None), 5)), None);
         assert_eq!(pulse.frozen(seen(112, None, 5)), None);
         assert!(pulse.frozen(seen(113, None, 5)).is_some());
+    }
+
+    #[test]
+    fn who_saves_is_not_frozen() {
+        let mut pulse = pulse();
+        assert_eq!(pulse.frozen(seen(1, Some(Some(3)), 9)), None);
+        pulse.excuse(100);
+        assert_eq!(pulse.frozen(seen(100, None, 9)), None);
+        assert!(pulse.frozen(seen(101, None, 9)).is_some());
     }
 
     #[test]

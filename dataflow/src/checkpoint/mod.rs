@@ -40,6 +40,9 @@ pub struct CheckpointPart {
 
 /// Where parts go. Called on a thread of the engine's own, so that no worker waits for a disk.
 pub trait CheckpointSink: Send + Sync {
+    /// A worker begins to save its state, and answers nobody until it is done. Called on the worker's own thread.
+    fn begun(&self, tick: u64);
+
     /// Keeps a part, or tells people why not.
     fn put(&self, part: CheckpointPart);
 }
