@@ -155,7 +155,7 @@ impl Fold {
     }
 
     /// One copy of every actor, however many sockets it has.
-    pub(super) fn intern(&mut self, actor: Arc<Actor>) -> Arc<Actor> {
+    fn intern(&mut self, actor: Arc<Actor>) -> Arc<Actor> {
         if self.actors.len() > 2 * self.actors_swept + 1024 {
             self.actors.retain(|actor| Arc::strong_count(actor) > 1);
             self.actors_swept = self.actors.len();
@@ -189,14 +189,6 @@ impl Fold {
 }
 
 impl Host {
-    /// Puts the one copy of each actor in the place of an equal one.
-    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
-        for boot in &mut self.boots {
-            boot.ends.values_mut().for_each(|end| end.share(one));
-            boot.loose.values_mut().for_each(|loose| loose.share(one));
-        }
-    }
-
     fn len(&self) -> usize {
         self.boots.iter().map(|boot| boot.ends.len() + boot.loose.len()).sum()
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::end::{Actor, End, EndKey, Place, Side, Touch, Tuple, Verb};
-use super::state::EndState;
+use super::state::{EndState, Shared};
 use weir_schema::BootId;
 
 /// What the events of a socket without a cookie have in common.
@@ -22,7 +22,7 @@ pub(super) struct LooseGroup {
 /// The events of one group.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Loose {
-    events: Vec<(Touch, Arc<Actor>)>,
+    events: Vec<(Touch, Shared)>,
 }
 
 struct Life {
@@ -36,14 +36,7 @@ impl Loose {
         let order = |touch: &Touch| (touch.time, touch.verb, touch.id);
         let place = self.events.binary_search_by_key(&order(&touch), |(known, _)| order(known));
         if let Err(place) = place {
-            self.events.insert(place, (touch, actor));
-        }
-    }
-
-    /// Puts the one copy of each actor in the place of an equal one.
-    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
-        for (_, actor) in &mut self.events {
-            *actor = one(Arc::clone(actor));
+            self.events.insert(place, (touch, Shared(actor)));
         }
     }
 
@@ -71,7 +64,7 @@ impl Loose {
 
     fn lives(&self, at: &LooseAt<'_>) -> Vec<Life> {
         let mut lives: Vec<Life> = Vec::new();
-        for (touch, actor) in &self.events {
+        for (touch, Shared(actor)) in &self.events {
             let begun = lives.last().is_some_and(|life| !life.state.ended_itself());
             if begun && touch.verb == Verb::Open {
                 lives.iter_mut().last().expect("one has begun").next_open = Some(touch.time);

@@ -35,7 +35,7 @@ pub(super) struct Member {
     nth: u32,
     /// The other end, by its address.
     #[serde(with = "shared::maybe")]
-    pub(super) missing: Option<Arc<Actor>>,
+    missing: Option<Arc<Actor>>,
 }
 
 impl Resolve {

@@ -1,15 +1,13 @@
-//! The connections' states in a checkpoint. Equal actors are one again after it is taken up.
+//! The connections' states in a checkpoint. What many ends share is written once per state, see `checkpoint/shared.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashSet;
 use serde::Deserialize;
 use weir_schema::BootId;
 
 use super::address::AddressFact;
-use super::end::{Actor, End, IsnGroup, Place, TupleGroup};
+use super::end::{End, IsnGroup, TupleGroup};
 use super::fold::{Fold, Host, Slot};
 use super::meet::Meet;
 use super::resolve::{Member, Resolve, missing_ip};
@@ -31,21 +29,9 @@ impl State for Fold {
     }
 
     fn load(&mut self, parts: Vec<SavedFold>, share: Share) {
-        let mut places = One::default();
         for SavedFold { hosts, due, evicted } in parts {
-            for (key, mut host) in hosts.into_iter().filter(|(key, _)| share.routes(*key)) {
-                host.share(&mut |actor| {
-                    let actor = places.actor(actor);
-                    self.intern(actor)
-                });
-                self.hosts.insert(key, host);
-            }
-            for (tick, slots) in due {
-                let ours: Vec<_> = slots.into_iter().filter(|(key, ..)| share.routes(*key)).collect();
-                if !ours.is_empty() {
-                    self.due.entry(tick).or_default().extend(ours);
-                }
-            }
+            self.hosts.extend(hosts.into_iter().filter(|(key, _)| share.routes(*key)));
+            take_due(&mut self.due, due, |(key, ..)| share.routes(*key));
             if share.is_first() {
                 self.evicted += evicted;
             }
@@ -68,17 +54,9 @@ impl State for Meet {
     }
 
     fn load(&mut self, parts: Vec<SavedMeet>, share: Share) {
-        let mut one = One::default();
         for SavedMeet { groups, due } in parts {
-            for (group, ends) in groups.into_iter().filter(|(group, _)| share.routes(group.route())) {
-                self.groups.insert(group, ends.into_iter().map(|end| one.end(end)).collect());
-            }
-            for (tick, groups) in due {
-                let ours: Vec<_> = groups.into_iter().filter(|group| share.routes(group.route())).collect();
-                if !ours.is_empty() {
-                    self.due.entry(tick).or_default().extend(ours);
-                }
-            }
+            self.groups.extend(groups.into_iter().filter(|(group, _)| share.routes(group.route())));
+            take_due(&mut self.due, due, |group| share.routes(group.route()));
         }
     }
 }
@@ -100,22 +78,14 @@ impl State for Resolve {
     }
 
     fn load(&mut self, parts: Vec<SavedResolve>, share: Share) {
-        let mut one = One::default();
         for (place, SavedResolve { groups, due, facts }) in parts.into_iter().enumerate() {
-            for (group, mut members) in groups.into_iter().filter(|(group, _)| share.routes(group.route())) {
-                for member in &mut members {
-                    member.end = one.end(Arc::clone(&member.end));
-                    member.missing = member.missing.take().map(|missing| one.actor(missing));
+            for (group, members) in groups.into_iter().filter(|(group, _)| share.routes(group.route())) {
+                for member in &members {
                     self.asked.entry((group.tenant, missing_ip(&member.end))).or_default().insert(group);
                 }
                 self.groups.insert(group, members);
             }
-            for (tick, groups) in due {
-                let ours: Vec<_> = groups.into_iter().filter(|group| share.routes(group.route())).collect();
-                if !ours.is_empty() {
-                    self.due.entry(tick).or_default().extend(ours);
-                }
-            }
+            take_due(&mut self.due, due, |group| share.routes(group.route()));
             for fact in facts.into_iter().filter(|_| place == 0) {
                 self.addresses.learn(fact);
             }
@@ -123,26 +93,12 @@ impl State for Resolve {
     }
 }
 
-/// One copy of equal actors and places.
-#[derive(Default)]
-struct One {
-    actors: HashSet<Arc<Actor>, FixedState>,
-    places: HashSet<Arc<Place>, FixedState>,
-}
-
-impl One {
-    fn actor(&mut self, actor: Arc<Actor>) -> Arc<Actor> {
-        if let Some(known) = self.actors.get(&actor) {
-            return Arc::clone(known);
+/// Takes up those calendar entries whose subject comes to this worker.
+fn take_due<T>(due: &mut BTreeMap<u64, Vec<T>>, saved: BTreeMap<u64, Vec<T>>, is_ours: impl Fn(&T) -> bool) {
+    for (tick, subjects) in saved {
+        let ours: Vec<T> = subjects.into_iter().filter(&is_ours).collect();
+        if !ours.is_empty() {
+            due.entry(tick).or_default().extend(ours);
         }
-        let mut actor = Arc::unwrap_or_clone(actor);
-        actor.place = Arc::clone(self.places.get_or_insert(actor.place));
-        Arc::clone(self.actors.get_or_insert(Arc::new(actor)))
-    }
-
-    fn end(&mut self, end: Arc<End>) -> Arc<End> {
-        let mut end = Arc::unwrap_or_clone(end);
-        end.actor = self.actor(end.actor);
-        Arc::new(end)
     }
 }

@@ -29,7 +29,7 @@ impl<T> First<T> {
 
 /// An actor that many sockets have.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Shared(#[serde(with = "shared")] Arc<Actor>);
+pub(super) struct Shared(#[serde(with = "shared")] pub(super) Arc<Actor>);
 
 /// One socket, as far as its host has told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,13 +105,6 @@ impl EndState {
         First::offer(slot, touch, || Shared(Arc::clone(actor)));
         self.sent = self.sent.max(touch.sent);
         self.received = self.received.max(touch.received);
-    }
-
-    /// Puts the one copy of each actor in the place of an equal one.
-    pub(super) fn share(&mut self, one: &mut impl FnMut(Arc<Actor>) -> Arc<Actor>) {
-        for slot in [&mut self.named, &mut self.anyone].into_iter().flatten() {
-            slot.value = Shared(one(Arc::clone(&slot.value.0)));
-        }
     }
 
     /// When it ended: by its own word, else by what ended its host's boot (`implied`).
