@@ -26,7 +26,7 @@ use tracing::info;
 use weir_config::NodeConfig;
 use weir_dataflow::{CheckpointSink, EngineOptions, Feed, Restore};
 use weir_journal::RealDisk;
-use weir_transport::{PeerTls, Purpose};
+use weir_transport::PeerTls;
 
 use crate::checkpoint::{self, Position, Positions, Writer};
 use crate::error::Error;
@@ -111,7 +111,7 @@ fn meet(
     if place.generation.members.len() < 2 {
         return Ok(Ok(Vec::new()));
     }
-    let tls = PeerTls::load(&config.tls, Purpose::Mesh)?;
+    let tls = PeerTls::load(&config.tls)?;
     let within = Duration::from_millis(config.mesh.limits.meet_ms_max);
     let met = links.block_on(mesh::meet(tls, listener, place.clone(), within));
     met.map_err(|failed| Error::Mesh(failed.to_string()))

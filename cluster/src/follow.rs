@@ -61,29 +61,19 @@ fn read(
         }
     };
     let mut state = ChainState::default();
-    let mut early = match chain.next() {
-        Ok(early) => early,
-        Err(weir_journal::Error::Forgotten { first, .. }) => {
-            let position = base(first.0)?;
-            state = position.state;
-            chain.seek(Offset(position.record));
-            tell(now, &state);
-            None
-        }
-        Err(failed) => return Err(Error::journal("reading the chain")(failed)),
-    };
     while !stop() {
-        let mut any = false;
-        while let Some((_, bytes)) =
-            early.take().map_or_else(|| chain.next(), |read| Ok(Some(read))).map_err(Error::journal("reading the chain"))?
-        {
-            state.apply(&ChainRecord::decode(&bytes)?)?;
-            any = true;
-        }
-        if any {
-            tell(now, &state);
-        } else {
-            std::thread::sleep(POLL);
+        match chain.next() {
+            Ok(Some((_, bytes))) => state.apply(&ChainRecord::decode(&bytes)?)?,
+            Ok(None) => {
+                tell(now, &state);
+                std::thread::sleep(POLL);
+            }
+            Err(weir_journal::Error::Forgotten { first, .. }) => {
+                let position = base(first.0)?;
+                state = position.state;
+                chain.seek(Offset(position.record));
+            }
+            Err(failed) => return Err(Error::journal("reading the chain")(failed)),
         }
     }
     Ok(())

@@ -141,8 +141,8 @@ impl Holder {
     }
 }
 
-/// 128 bits that differ between any two records: the standard library's per-process random keys over a counter.
-fn nonce() -> u128 {
+/// 128 bits that differ between any two calls, in any process: the standard library's per-process random keys over a counter.
+pub(crate) fn nonce() -> u128 {
     use std::hash::{BuildHasher as _, RandomState};
     let half = || u128::from(RandomState::new().hash_one(std::process::id()));
     half() << 64 | half()

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::follow::{Now, follow};
 use crate::forget::{self, Floor};
 use crate::hold::Candidate;
+use crate::holder::nonce;
 use crate::ingest::{Ingest, SharedReceived, open_log};
 use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
@@ -175,7 +176,7 @@ fn start_workers(
 ) -> Result<(JoinHandle<()>, Vec<tokio::task::JoinHandle<()>>), Error> {
     let WorkersParts { disk, child, live, board, listener } = parts;
     let node = node_name(config)?;
-    let (status, run) = (Status::default(), random());
+    let (status, run) = (Status::default(), nonce() as u64);
     let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
     let address = address.map_err(|failed| Error::Mesh(failed.to_string()))?.to_string();
     let build = greeting::BUILD.to_owned();
@@ -227,12 +228,6 @@ pub(crate) fn cluster_store(config: &NodeConfig) -> Result<Store, Error> {
 
 fn node_name(config: &NodeConfig) -> Result<Name, Error> {
     Name::new(&config.id).map_err(|wrong| Error::Engine(wrong.to_string()))
-}
-
-/// Differs between any two runs: the standard library's per-process random keys.
-fn random() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one((std::process::id(), wall_ms()))
 }
 
 /// Starts to write the archive, and gives what queries read.

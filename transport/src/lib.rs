@@ -20,5 +20,5 @@ pub use ack::{AckRanges, Added, RANGES_MAX};
 pub use client::{Client, ClientConfig, ClientStats, Dialer, Full};
 pub use error::{Error, IdentityError, ProtocolError};
 pub use message::{Bye, FrameKey, LaneAck, Nack, RefusedReason};
-pub use peer::{PeerTls, Purpose};
+pub use peer::PeerTls;
 pub use server::{AckHandle, Incoming, ResumeState, Server, ServerHandle, TransportLimits};

@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use weir_config::ServerTls;
@@ -23,36 +22,13 @@ use crate::tls::node_to_node;
 pub struct PeerTls {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
-    node: Name,
-}
-
-/// The application protocol of a link, so that one purpose is not taken for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The workers' mesh.
-    Mesh,
-}
-
-impl Purpose {
-    fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Mesh => b"weir-mesh/1",
-        }
-    }
 }
 
 impl PeerTls {
     /// Reads a node's three files.
-    pub fn load(files: &ServerTls, purpose: Purpose) -> Result<Self, Error> {
-        let (mut server, mut client, node): (ServerConfig, ClientConfig, Name) = node_to_node(files)?;
-        server.alpn_protocols = vec![purpose.alpn().to_vec()];
-        client.alpn_protocols = vec![purpose.alpn().to_vec()];
-        Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into(), node })
-    }
-
-    /// Who we are, by our certificate.
-    pub fn node(&self) -> &Name {
-        &self.node
+    pub fn load(files: &ServerTls) -> Result<Self, Error> {
+        let (server, client) = node_to_node(files, ALPN)?;
+        Ok(Self { acceptor: Arc::new(server).into(), connector: Arc::new(client).into() })
     }
 
     /// Takes a link; says who is at its other end.
@@ -80,3 +56,6 @@ fn node_of(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Name> {
         _ => Err(io::Error::other("the other end shows no certificate of a node")),
     }
 }
+
+/// The one application protocol of links between nodes.
+const ALPN: &[u8] = b"weir-mesh/1";

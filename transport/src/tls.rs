@@ -109,13 +109,13 @@ impl AgentTls {
     }
 }
 
-/// Settings for links between nodes, for either end, and our own name. The caller adds the application protocol.
-pub(crate) fn node_to_node(files: &ServerTls) -> Result<(ServerConfig, ClientConfig, Name), Error> {
+/// Settings for links between nodes that speak `alpn`, for the end that is called and the one that calls.
+pub(crate) fn node_to_node(files: &ServerTls, alpn: &[u8]) -> Result<(ServerConfig, ClientConfig), Error> {
     let own = Own::load(&files.ca, &files.cert, &files.key)?;
     let identity = |error: IdentityError| tls_error(&files.cert, error);
     let id = spiffe_id(&own.chain[0]).map_err(identity)?;
     let ours = id.trust_domain.clone();
-    let node = id.into_node(&ours).map_err(identity)?;
+    id.into_node(&ours).map_err(identity)?;
     let wrong = |error: rustls::Error| tls_error(&files.key, error);
     let clients = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
         .build()
@@ -131,6 +131,7 @@ pub(crate) fn node_to_node(files: &ServerTls) -> Result<(ServerConfig, ClientCon
         .map_err(wrong)?;
     server.send_tls13_tickets = 0;
     server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.alpn_protocols = vec![alpn.to_vec()];
     let mut client = ClientConfig::builder_with_provider(own.provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(wrong)?
@@ -139,7 +140,8 @@ pub(crate) fn node_to_node(files: &ServerTls) -> Result<(ServerConfig, ClientCon
         .with_client_auth_cert(own.chain, own.key)
         .map_err(wrong)?;
     client.resumption = Resumption::disabled();
-    Ok((server, client, node))
+    client.alpn_protocols = vec![alpn.to_vec()];
+    Ok((server, client))
 }
 
 /// The content of the three files.

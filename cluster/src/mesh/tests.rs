@@ -5,7 +5,7 @@ use std::net::TcpStream as StdTcpStream;
 use std::path::Path;
 
 use weir_config::ServerTls;
-use weir_transport::{Purpose, ca};
+use weir_transport::ca;
 
 use super::*;
 use crate::generation::Member;
@@ -44,7 +44,7 @@ impl World {
     }
 
     fn tls(&self, node: &str) -> PeerTls {
-        PeerTls::load(&node_tls(self.dir.path(), node), Purpose::Mesh).unwrap()
+        PeerTls::load(&node_tls(self.dir.path(), node)).unwrap()
     }
 
     fn place(&self, process: usize) -> Place {
@@ -120,7 +120,7 @@ async fn strangers_and_old_generations_are_refused_and_harm_nothing() {
 
     // A node of another fleet.
     let other = World::new(1);
-    let stranger = PeerTls::load(&node_tls(other.dir.path(), "n1"), Purpose::Mesh).unwrap();
+    let stranger = PeerTls::load(&node_tls(other.dir.path(), "n1")).unwrap();
     let refused = call_once(&stranger, &world.place(1), 0).await.map(drop).unwrap_err();
     assert!(
         refused.to_string().to_lowercase().contains("certificate") || refused.to_string().contains("UnknownIssuer"),
@@ -131,7 +131,7 @@ async fn strangers_and_old_generations_are_refused_and_harm_nothing() {
     let out = world.dir.path().join("agent");
     let agent = ca::issue_agent(world.dir.path(), &name("t"), &name("r"), &name("a"), &out).unwrap();
     let files = ServerTls { ca: agent.ca, cert: agent.cert, key: agent.key };
-    assert!(PeerTls::load(&files, Purpose::Mesh).is_err(), "an agent's certificate is not even loaded");
+    assert!(PeerTls::load(&files).is_err(), "an agent's certificate is not even loaded");
 
     // Nodes of this fleet that mean another mesh.
     let tls = world.tls("n1");
