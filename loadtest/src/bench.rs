@@ -15,6 +15,7 @@ use weir_transport::Dialer;
 
 use crate::agents::{SimAgent, Target, random_epoch};
 use crate::fleet::{Books, FleetOptions};
+use crate::local::process::children;
 use crate::local::setup::{Setup, TENANT};
 use crate::local::{self, LocalCluster};
 use crate::runner::{self, now_ns};
@@ -157,14 +158,10 @@ async fn number(sql: &tokio_postgres::Client, query: &str) -> anyhow::Result<u64
     Ok(0)
 }
 
-/// User and system time of a process and of its living children, whichever thread started them.
+/// User and system time of a process and of its living children.
 fn cpu_seconds(pid: u32) -> Option<f64> {
     let own = process_cpu_seconds(pid)?;
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let listed = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let children: Vec<u32> =
-        listed.flat_map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>()).flatten().collect();
-    Some(own + children.into_iter().filter_map(process_cpu_seconds).sum::<f64>())
+    Some(own + children(pid).into_iter().filter_map(process_cpu_seconds).sum::<f64>())
 }
 
 fn process_cpu_seconds(pid: u32) -> Option<f64> {

@@ -10,17 +10,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::Signal;
 use tokio::time::Instant;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 use weir_transport::Dialer;
 
 use crate::agents::Target;
-use crate::fleet::{Books, FleetOptions};
-use crate::local::process::Running;
+use crate::fleet::{Books, FleetOptions, Random};
+use crate::local::process::{Running, children, signal};
 use crate::local::setup::{Setup, TENANT};
 use crate::local::{self, parse_ready};
 use crate::runner;
@@ -120,7 +120,7 @@ pub async fn run(program: &Path, dir: &Path, options: ChaosOptions, progress: im
     let mut report = Report::default();
     let mut random = Random(options.seed | 1);
     for round in 1..=options.rounds {
-        let (fault, at, lasts) = random.fault(options.nodes);
+        let (fault, at, lasts) = draw(&mut random, options.nodes);
         let before = newest_tick(&nodes).await;
         let begun = Instant::now();
         apply(&mut nodes, fault, at, lasts).await?;
@@ -182,13 +182,13 @@ async fn apply(nodes: &mut [Node], fault: Fault, at: usize, lasts: Duration) -> 
             tokio::time::sleep(lasts).await;
             nodes[at].restart().await?;
         }
-        Fault::KillWorkers => signal("KILL", &workers),
+        Fault::KillWorkers => signal(&workers, Signal::KILL),
         Fault::FreezeNode | Fault::FreezeWorkers => {
             let whole = pid.filter(|_| fault == Fault::FreezeNode);
             let frozen: Vec<u32> = whole.into_iter().chain(workers).collect();
-            signal("STOP", &frozen);
+            signal(&frozen, Signal::STOP);
             tokio::time::sleep(lasts).await;
-            signal("CONT", &frozen);
+            signal(&frozen, Signal::CONT);
         }
         Fault::KillAll => {
             for node in &mut *nodes {
@@ -307,40 +307,16 @@ fn fix_ports(config: &Path) -> anyhow::Result<()> {
     Ok(std::fs::write(config, text)?)
 }
 
-fn signal(name: &str, pids: &[u32]) {
-    for pid in pids {
-        // One that has gone meanwhile needs none.
-        let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).output();
-    }
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    listed.flat_map(|line| line.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
-}
-
-/// xorshift: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % n
-    }
-
-    fn fault(&mut self, nodes: usize) -> (Fault, usize, Duration) {
-        let fault = match self.below(10) {
-            0..=3 => Fault::KillNode,
-            4 | 5 => Fault::KillWorkers,
-            6 | 7 => Fault::FreezeNode,
-            8 => Fault::FreezeWorkers,
-            _ => Fault::KillAll,
-        };
-        (fault, self.below(nodes as u64) as usize, Duration::from_millis(500 + self.below(6_000)))
-    }
+/// Which fault, on which node, for how long.
+fn draw(random: &mut Random, nodes: usize) -> (Fault, usize, Duration) {
+    let fault = match random.below(10) {
+        0..=3 => Fault::KillNode,
+        4 | 5 => Fault::KillWorkers,
+        6 | 7 => Fault::FreezeNode,
+        8 => Fault::FreezeWorkers,
+        _ => Fault::KillAll,
+    };
+    (fault, random.below(nodes as u64) as usize, Duration::from_millis(500 + random.below(6_000)))
 }
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(120);

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -72,12 +73,27 @@ impl Running {
     /// Asks it to end, waits, and ends it by force when it does not.
     pub async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
-            let _ = Command::new("kill").args(["-TERM", &pid.to_string()]).stderr(Stdio::null()).status().await;
+            signal(&[pid], Signal::TERM);
         }
         if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
     }
+}
+
+/// Sends a signal to each process.
+pub(crate) fn signal(pids: &[u32], signal: Signal) {
+    for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid as i32)) {
+        // One that has gone meanwhile needs none.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The living children of a process, whichever of its threads started them.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    listed.flat_map(|line| line.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 const FIRST_LINE_WITHIN: Duration = Duration::from_secs(30);
