@@ -3,7 +3,7 @@
 //! The child may end and be started again at any moment: questions under way then fail with `Away`, and the next ones go to the
 //! new child. Nothing is asked twice by itself.
 //!
-//! Promise: answers never go back in time. Workers that were started anew begin at an older tick than was answered last; until they have
+//! Promise: rows never go back in time (a frontier may). Workers that were started anew begin at an older tick than was answered last; until they have
 //! caught up, whoever asks for the newest waits for that tick.
 
 use std::collections::HashMap;
