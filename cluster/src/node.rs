@@ -68,7 +68,7 @@ pub async fn run(
         false => (None, None),
     };
     let record_archive = record.as_ref().map(|options: &weir_query::RecordOptions| options.record.archive().clone());
-    let server = Server::bind(config.listen.quic, &config.tls, TransportLimits::from(&config.limits)).await?;
+    let server = Server::listen((&config.listen).into(), &config.tls, TransportLimits::from(&config.limits)).await?;
     let quic = server.local_addr();
     let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));

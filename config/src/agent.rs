@@ -22,6 +22,13 @@ pub struct AgentConfig {
     pub zone: Option<String>,
     /// The nodes, tried in turn until one answers. Required, at most 64: a list, not a fleet's inventory.
     pub nodes: Vec<HostPort>,
+    /// What carries events to a node. Default `auto`: QUIC, or TLS over TCP at the same port number while no node answers on UDP.
+    pub transport: TransportChoice,
+    /// Milliseconds until an agent that had to take TCP tries UDP again, at the most: the first try comes after a minute, each later
+    /// one waits twice as long.
+    ///
+    /// Default 600000 (ten minutes: a firewall is seldom changed, and a try costs a few packets), from 10000 to 86400000.
+    pub udp_retry_ms_max: u64,
     /// The name that the nodes' certificates must carry. Default `weir-node`, which `weir ca issue` gives every node.
     pub server_name: String,
     /// Certificates.
@@ -43,6 +50,31 @@ pub struct AgentConfig {
     pub sample_interval_ms: u64,
     /// Which application a container or process belongs to; the first rule that fits wins. At most 1024.
     pub apps: Vec<AppRule>,
+}
+
+/// What carries events to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportChoice {
+    /// QUIC, or TCP while UDP is not let through.
+    #[default]
+    Auto,
+    /// QUIC only.
+    Quic,
+    /// TCP only.
+    Tcp,
+}
+
+impl std::str::FromStr for TransportChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "quic" => Ok(Self::Quic),
+            "tcp" => Ok(Self::Tcp),
+            _ => Err("not a transport"),
+        }
+    }
 }
 
 /// What the agent looks at.
@@ -141,6 +173,8 @@ struct RawAgent {
     cloud: Option<String>,
     zone: Option<String>,
     nodes: Option<Vec<String>>,
+    transport: Option<String>,
+    udp_retry_ms_max: Option<i64>,
     server_name: Option<String>,
     tls: RawTls,
     data_dir: Option<PathBuf>,
@@ -192,6 +226,11 @@ impl RawAgent {
             cloud: name("cloud", self.cloud)?,
             zone: name("zone", self.zone)?,
             nodes: nodes.collect::<Result<_, _>>()?,
+            transport: match self.transport {
+                Some(raw) => document.parsed("transport", &raw, "write \"auto\", \"quic\" or \"tcp\"")?,
+                None => TransportChoice::default(),
+            },
+            udp_retry_ms_max: document.number("udp_retry_ms_max", self.udp_retry_ms_max, 600_000, 10_000..=86_400_000)?,
             server_name: name("server_name", self.server_name)?.unwrap_or_else(|| "weir-node".to_owned()),
             tls: self.tls.client(document)?,
             data_dir: document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir-agent".into()))?,

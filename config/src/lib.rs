@@ -27,12 +27,12 @@ mod tls;
 use std::path::Path;
 
 pub use address::HostPort;
-pub use agent::{AgentConfig, BatchLimits, Collector, OpenFilter};
+pub use agent::{AgentConfig, BatchLimits, Collector, OpenFilter, TransportChoice};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
 pub use error::Error;
-pub use node::{CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, Views};
+pub use node::{CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen, Views};
 pub use tls::{ClientTls, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

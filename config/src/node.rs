@@ -53,6 +53,8 @@ pub struct NodeConfig {
 pub struct Listen {
     /// Agents, UDP. Default `0.0.0.0:7443`: agents come from other hosts, and mutual TLS refuses strangers.
     pub quic: SocketAddr,
+    /// Agents from networks that let no UDP through, TCP. Default: the address of `quic`, where agents look for it; `"off"` for none.
+    pub tcp: TcpListen,
     /// PostgreSQL clients, TCP. Default `127.0.0.1:7432`: no password is asked from loopback.
     pub sql: SocketAddr,
     /// Views as JSON, health, metrics, TCP. Default `127.0.0.1:7480`.
@@ -61,10 +63,23 @@ pub struct Listen {
     pub mesh: SocketAddr,
 }
 
+/// Where agents come in by TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TcpListen {
+    /// At the address and port number of `listen.quic`.
+    #[default]
+    SameAsQuic,
+    /// At another, which something maps: agents know one port number only.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { quic: SocketAddr::from(([0, 0, 0, 0], 7443)), sql: loopback(7432), http: loopback(7480), mesh: loopback(7444) }
+        let (quic, tcp) = (SocketAddr::from(([0, 0, 0, 0], 7443)), TcpListen::SameAsQuic);
+        Self { quic, tcp, sql: loopback(7432), http: loopback(7480), mesh: loopback(7444) }
     }
 }
 
@@ -131,6 +146,13 @@ numbers! {
         agents_max: usize = 10000 in 1 ..= 100000;
         /// Connections with one certificate: one in use and one that is being replaced.
         connections_per_agent_max: usize = 2 in 1 ..= 16;
+        /// Events per second of one agent in the long run, five seconds' worth at once. Over it an agent gets no new credit for a
+        /// while: it waits, nothing is dropped here. Fifty times what a busy host makes.
+        agent_events_per_second_max: u64 = 100000 in 100 ..= 1000000000;
+        /// Bytes of frames per second of one agent, in the same way.
+        agent_bytes_per_second_max: u64 = 33554432 in 65536 ..= 17179869184;
+        /// TLS handshakes at once on TCP, a quarter of it from one address; others are closed. Each holds a file descriptor.
+        half_open_max: usize = 2048 in 16 ..= 65536;
         /// Milliseconds for a TLS handshake. A silent client must not hold a place.
         handshake_ms_max: u64 = 5000 in 100 ..= 60000;
         /// Milliseconds from a frame's first byte to its last.
@@ -204,6 +226,7 @@ struct RawNode {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawListen {
     quic: Option<String>,
+    tcp: Option<String>,
     sql: Option<String>,
     http: Option<String>,
     mesh: Option<String>,
@@ -259,8 +282,18 @@ impl RawListen {
             Some(raw) => document.parsed(key, &raw, "write address:port, such as \"127.0.0.1:7432\" or \"[::]:7443\""),
             None => Ok(default),
         };
+        let quic = address("listen.quic", self.quic, default.quic)?;
+        let tcp = match self.tcp.as_deref() {
+            None => default.tcp,
+            Some("off") => TcpListen::Off,
+            Some(raw) => {
+                let at = document.parsed("listen.tcp", raw, "write address:port, such as \"0.0.0.0:7443\", or \"off\"")?;
+                if at == quic { TcpListen::SameAsQuic } else { TcpListen::At(at) }
+            }
+        };
         Ok(Listen {
-            quic: address("listen.quic", self.quic, default.quic)?,
+            quic,
+            tcp,
             sql: address("listen.sql", self.sql, default.sql)?,
             http: address("listen.http", self.http, default.http)?,
             mesh: address("listen.mesh", self.mesh, default.mesh)?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::Instant;
-use weir_config::{BatchLimits, ClientTls};
+use weir_config::{BatchLimits, ClientTls, TransportChoice};
 use weir_edge::batch::Batcher;
 use weir_schema::{Epoch, Event, Host, Name};
 use weir_transport::{Client, ClientConfig, Dialer, ca};
@@ -50,6 +50,8 @@ impl SimAgent {
             tls: ClientTls { ca: dir.join("ca.pem"), cert: dir.join("cert.pem"), key: dir.join("key.pem") },
             memory_bytes_max: UNACKED_BYTES_MAX,
             software: concat!("weir-loadtest ", env!("CARGO_PKG_VERSION")).to_owned(),
+            transport: TransportChoice::Auto,
+            udp_retry: UDP_RETRY,
             dialer: target.dialer.clone(),
         };
         let client = Client::start(config, epoch)?;
@@ -97,4 +99,6 @@ pub fn random_epoch() -> Epoch {
 }
 
 const UNACKED_BYTES_MAX: u64 = 8 << 20;
+/// As agents do by default.
+const UDP_RETRY: Duration = Duration::from_secs(600);
 const BATCH: BatchLimits = BatchLimits { events_max: 1_000, bytes_max: 262_144, age_ms_max: 100 };

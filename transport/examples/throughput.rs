@@ -1,14 +1,14 @@
-//! How fast frames go from a client to a node over QUIC on loopback, and what that costs: both ends in this process, acked at once.
+//! How fast frames go from a client to a node on loopback, and what that costs: both ends in this process, acked at once.
 //!
 //! ```text
-//! cargo run --release -p weir-transport --example throughput -- [FRAME_BYTES] [MEGABYTES] [CLIENTS]
+//! cargo run --release -p weir-transport --example throughput -- [FRAME_BYTES] [MEGABYTES] [CLIENTS] [quic|tcp]
 //! ```
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use weir_config::{ClientTls, ServerTls};
+use weir_config::{ClientTls, ServerTls, TransportChoice};
 use weir_schema::{AgentIdentity, Epoch, Frame, HEADER_BYTES, Lane, Name};
 use weir_transport::{AckRanges, Client, ClientConfig, Incoming, ResumeState, Server, TransportLimits, ca};
 
@@ -23,11 +23,12 @@ impl ResumeState for Nothing {
 fn main() {
     let argument = |at: usize, default: usize| std::env::args().nth(at).map_or(default, |text| text.parse().expect("a number"));
     let (frame_bytes, megabytes, clients) = (argument(1, 20 << 10), argument(2, 2_000), argument(3, 1));
+    let transport = std::env::args().nth(4).map_or(TransportChoice::Quic, |text| text.parse().expect("quic or tcp"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-    runtime.block_on(measure(frame_bytes, megabytes * 1_000_000, clients));
+    runtime.block_on(measure(frame_bytes, megabytes * 1_000_000, clients, transport));
 }
 
-async fn measure(frame_bytes: usize, bytes: usize, clients: usize) {
+async fn measure(frame_bytes: usize, bytes: usize, clients: usize, transport: TransportChoice) {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
     let name = |text: String| Name::new(text).expect("a plain name");
@@ -55,6 +56,8 @@ async fn measure(frame_bytes: usize, bytes: usize, clients: usize) {
             tls: ClientTls { ca: files.ca, cert: files.cert, key: files.key },
             memory_bytes_max: 4 << 20,
             software: "throughput".into(),
+            transport,
+            udp_retry: Duration::from_secs(600),
             dialer: None,
         };
         senders.push(Client::start(config, Epoch(1)).expect("good files"));
@@ -80,7 +83,7 @@ async fn send(client: Client, frame_bytes: usize, frames: usize) {
     for i in 0..frames as u64 {
         client.send(frame(&body, i)).await.expect("the client is open");
     }
-    client.flush(Instant::now() + std::time::Duration::from_secs(60)).await.expect("acks");
+    client.flush(Instant::now() + Duration::from_secs(60)).await.expect("acks");
 }
 
 /// A frame whose body nobody decodes here; see weir-schema's frame.rs for its head.

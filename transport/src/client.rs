@@ -1,4 +1,4 @@
-//! The agent's end on QUIC: keeps one session with one of the nodes, whatever happens to them.
+//! The agent's end: keeps one session with one of the nodes, whatever happens to them, on QUIC or, where UDP is not let through, on TCP.
 //!
 //! A task of its own connects, talks, and after any end goes on with the next node, with back-off and jitter. Frames wait in the
 //! session's bounded memory meanwhile; nothing is lost but with the process.
@@ -7,7 +7,10 @@
 //! [`Client::try_send`] and decides what to drop.
 
 mod connect;
+mod dial;
+mod explain;
 mod pulse;
+mod route;
 mod talk;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +19,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use weir_config::{AgentConfig, ClientTls};
+use weir_config::{AgentConfig, ClientTls, TransportChoice};
 use weir_schema::{Epoch, Frame, Name};
 
 use crate::error::Error;
+use crate::link::Transport;
 use crate::message::Nack;
 use crate::session::{NotTaken, Sender, SenderLimits};
 use crate::tls::AgentTls;
-pub use connect::Dialer;
+pub use dial::Dialer;
 
 /// An agent's way to the nodes. Cheap to clone; the last clone that goes ends the session.
 #[derive(Clone)]
@@ -45,6 +49,10 @@ pub struct ClientConfig {
     pub memory_bytes_max: u64,
     /// Our program and its version, told to the node.
     pub software: String,
+    /// QUIC, TCP, or what the network lets through.
+    pub transport: TransportChoice,
+    /// On TCP: the longest time until UDP is tried again.
+    pub udp_retry: Duration,
     /// Sockets to share with other clients of this process; `None` opens its own.
     pub dialer: Option<Dialer>,
 }
@@ -54,6 +62,8 @@ pub struct ClientConfig {
 pub struct ClientStats {
     /// The node that said Welcome last, while the session with it holds.
     pub connected_to: Option<Name>,
+    /// What carries that session.
+    pub transport: Option<Transport>,
     /// Frames held.
     pub unacked_frames: u64,
     /// Their bytes.
@@ -86,6 +96,8 @@ impl From<&AgentConfig> for ClientConfig {
             tls: config.tls.clone(),
             memory_bytes_max: config.memory_bytes_max,
             software: concat!("weir-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            transport: config.transport,
+            udp_retry: Duration::from_millis(config.udp_retry_ms_max),
             dialer: None,
         }
     }
@@ -105,6 +117,7 @@ impl Client {
             room: Notify::new(),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            transport: Mutex::new(Transport::Quic),
             last_error: Mutex::new(None),
         });
         let task = tokio::spawn(connect::run(shared.clone(), config, tls));
@@ -155,6 +168,7 @@ impl Client {
         let stats = sender.stats();
         ClientStats {
             connected_to: sender.node().cloned(),
+            transport: sender.node().map(|_| *self.shared.transport()),
             unacked_frames: stats.unacked_frames,
             unacked_bytes: stats.unacked_bytes,
             acked_frames: stats.acked_frames,
@@ -203,12 +217,18 @@ struct Shared {
     closed: AtomicBool,
     /// The task is through.
     ended: AtomicBool,
+    /// What carries the session that runs or ran last. Locked after the sender, if both are.
+    transport: Mutex<Transport>,
     last_error: Mutex<Option<String>>,
 }
 
 impl Shared {
     fn sender(&self) -> MutexGuard<'_, Sender> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn transport(&self) -> MutexGuard<'_, Transport> {
+        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_error(&self) -> MutexGuard<'_, Option<String>> {

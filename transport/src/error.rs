@@ -73,6 +73,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The TCP port for agents could not be opened.
+    #[error("could not listen on {address}/tcp: {source} (cure: another `listen.tcp`, or \"off\")")]
+    BindTcp {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The client has no node to connect to.
     #[error("no node to connect to: set `nodes` to at least one \"host:port\"")]
     NoNodes,

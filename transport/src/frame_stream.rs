@@ -3,6 +3,8 @@
 //! Promise: memory is bounded by the longest frame and one piece. What does not check is named: a frame of good length is left out
 //! and reported with its key, anything else ends the stream, because nobody knows where the next frame begins.
 
+use std::num::NonZeroU32;
+
 use weir_schema::{Epoch, Frame, HEADER_BYTES, Lane, Seq};
 
 use crate::error::ProtocolError;
@@ -82,6 +84,14 @@ impl FrameStream {
         self.start < self.buffer.len()
     }
 
+    /// The length of the frame that has begun, if it is a long one: whoever reads on needs memory for it.
+    pub fn large(&self) -> Option<NonZeroU32> {
+        let rest = &self.buffer[self.start..];
+        let length = rest.starts_with(&FRAME_MAGIC).then(|| frame_length(rest)).flatten()?;
+        let length = NonZeroU32::new(u32::try_from(length).ok()?)?;
+        (length.get() as usize > LARGE_BYTES_MIN).then_some(length)
+    }
+
     /// Says whether the stream may end here.
     pub fn end(&self) -> Result<(), ProtocolError> {
         let rest = &self.buffer[self.start..];
@@ -156,6 +166,9 @@ fn u32_at(head: &[u8; HEADER_BYTES], at: usize) -> u32 {
 
 /// How every frame begins.
 const FRAME_MAGIC: [u8; 4] = *b"WEIR";
+
+/// A frame is long from here on; shorter ones are part of what a connection costs.
+const LARGE_BYTES_MIN: usize = 64 * 1024;
 
 /// What an idle connection keeps of its buffer.
 const IDLE_BYTES_MAX: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! Moves batches through space: session state machine, QUIC shells, identity, certificates.
+//! Moves batches through space: session state machine, QUIC and TCP shells, identity, certificates.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,7 @@ mod client;
 mod error;
 pub mod frame_stream;
 pub mod identity;
+mod link;
 pub mod message;
 pub mod metrics;
 mod peer;
@@ -19,6 +20,7 @@ pub mod tls;
 pub use ack::{AckRanges, Added, RANGES_MAX};
 pub use client::{Client, ClientConfig, ClientStats, Dialer, Full};
 pub use error::{Error, IdentityError, ProtocolError};
+pub use link::Transport;
 pub use message::{Bye, FrameKey, LaneAck, Nack, RefusedReason};
 pub use peer::PeerTls;
-pub use server::{AckHandle, Incoming, ResumeState, Server, ServerHandle, TransportLimits};
+pub use server::{AckHandle, Incoming, Listening, Rates, ResumeState, Server, ServerHandle, TransportLimits};

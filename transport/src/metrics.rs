@@ -3,6 +3,7 @@
 use metrics::{counter, gauge};
 
 use crate::error::ProtocolError;
+use crate::link::Transport;
 use crate::message::{Bye, RefusedReason};
 
 /// `weir_transport_frames_received_total`, `weir_transport_bytes_received_total`: frames whose checksum was good.
@@ -27,9 +28,9 @@ pub(crate) fn handshake(outcome: &'static str) {
     counter!("weir_transport_handshakes_total", "outcome" => outcome).increment(1);
 }
 
-/// `weir_transport_sessions`: agents connected now.
-pub(crate) fn sessions(change: f64) {
-    gauge!("weir_transport_sessions").increment(change);
+/// `weir_transport_sessions{transport}`: agents connected now, by `quic` or `tcp`.
+pub(crate) fn sessions(change: f64, transport: Transport) {
+    gauge!("weir_transport_sessions", "transport" => transport.as_str()).increment(change);
 }
 
 /// `weir_transport_closed_sessions_total{why}`: connections closed by this node, by its good-bye, and `lost` ones.
@@ -53,9 +54,14 @@ pub(crate) fn socket(gso_segments: usize, receive_buffer_bytes: usize) {
     gauge!("weir_transport_udp_receive_buffer_bytes").set(receive_buffer_bytes as f64);
 }
 
-/// `weir_transport_client_connects_total{outcome}`: `ok` or `failed`, counted by an agent.
-pub(crate) fn client_connect(outcome: &'static str) {
-    counter!("weir_transport_client_connects_total", "outcome" => outcome).increment(1);
+/// `weir_transport_client_connects_total{outcome, transport}`: `ok` or `failed`, counted by an agent.
+pub(crate) fn client_connect(outcome: &'static str, transport: Transport) {
+    counter!("weir_transport_client_connects_total", "outcome" => outcome, "transport" => transport.as_str()).increment(1);
+}
+
+/// `weir_transport_slowed_total`: how often an agent over its events or bytes per second had to wait for credit.
+pub(crate) fn slowed() {
+    counter!("weir_transport_slowed_total").increment(1);
 }
 
 /// `weir_transport_client_byes_total{why}`: good-byes that nodes said to an agent.
@@ -71,12 +77,13 @@ pub fn describe() {
     describe_counter!("weir_transport_protocol_errors_total", "What peers did that the protocol does not allow, by error.");
     describe_counter!("weir_transport_refused_frames_total", "Frames refused for good, by reason.");
     describe_counter!("weir_transport_handshakes_total", "Handshakes, by outcome.");
-    describe_gauge!("weir_transport_sessions", "Agents connected.");
+    describe_gauge!("weir_transport_sessions", "Agents connected, by transport.");
     describe_counter!("weir_transport_closed_sessions_total", "Connections ended, by reason.");
     describe_gauge!("weir_transport_in_flight_bytes", Unit::Bytes, "Frames received and not yet durable.");
     describe_counter!("weir_transport_acks_sent_total", "Ack messages sent.");
     describe_gauge!("weir_transport_gso_segments", "Segments that one send of the listening socket may carry; 1 is no GSO.");
     describe_gauge!("weir_transport_udp_receive_buffer_bytes", Unit::Bytes, "Receive buffer of the listening socket.");
-    describe_counter!("weir_transport_client_connects_total", "Connections an agent tried, by outcome.");
+    describe_counter!("weir_transport_client_connects_total", "Connections an agent tried, by outcome and transport.");
+    describe_counter!("weir_transport_slowed_total", "Times that an agent over its events or bytes per second had to wait.");
     describe_counter!("weir_transport_client_byes_total", "Good-byes that nodes said to an agent, by reason.");
 }

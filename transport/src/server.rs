@@ -1,38 +1,45 @@
-//! The node's end on QUIC: takes agents' connections and hands their frames to ingest.
+//! The node's end, on QUIC and TCP: takes agents' connections and hands their frames to ingest.
 //!
 //! One task per connection, two halves: one reads frames and waits for room, the other writes what became of them. A slow ingest
-//! holds readers back by the credit of each connection and by the budget of all; it never holds back acks.
+//! holds readers back by the credit of each connection and by the budget of all; it never holds back acks. An agent that sends
+//! faster than it may gets no new credit for a while.
 //!
 //! Promises: the identity of a frame is its connection's certificate. What waits between socket and ingest never exceeds
 //! `in_flight_bytes_max`. A frame whose [`AckHandle`] is dropped without a verdict ends its connection, so its agent sends it again.
 
+mod admit;
 mod connection;
+mod listen;
+mod pace;
 mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{ConnectionError, Endpoint, ServerConfig, TransportErrorCode};
+use quinn::{Endpoint, TransportErrorCode};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::warn;
 use weir_config::{Limits, ServerTls};
 use weir_schema::{AgentIdentity, Epoch, Frame, Lane, Name};
 
 use crate::ack::AckRanges;
 use crate::error::Error;
 use crate::message::Bye;
+use crate::socket;
 use crate::tls::NodeTls;
-use crate::{metrics, socket};
 pub use connection::AckHandle;
+pub use listen::Listening;
+pub use pace::Rates;
 use registry::Registry;
 
 /// A listening node.
 pub struct Server {
     endpoint: Endpoint,
     local_addr: SocketAddr,
+    tcp: Option<TcpListener>,
     tls: Arc<NodeTls>,
     limits: TransportLimits,
 }
@@ -72,6 +79,10 @@ pub struct TransportLimits {
     pub agents_max: usize,
     /// Connections with one certificate; a newer one ends the oldest.
     pub connections_per_agent_max: usize,
+    /// Handshakes at once on TCP; a quarter of it from one address.
+    pub half_open_max: usize,
+    /// How fast one agent may send.
+    pub rates: Rates,
     /// For a handshake.
     pub handshake_time_max: Duration,
     /// From a frame's first byte to its last.
@@ -88,6 +99,11 @@ impl From<&Limits> for TransportLimits {
             window_bytes: WINDOW_BYTES.max(2 * limits.frame_bytes_max),
             agents_max: limits.agents_max,
             connections_per_agent_max: limits.connections_per_agent_max,
+            half_open_max: limits.half_open_max,
+            rates: Rates {
+                events_per_second_max: limits.agent_events_per_second_max,
+                bytes_per_second_max: limits.agent_bytes_per_second_max,
+            },
             handshake_time_max: Duration::from_millis(limits.handshake_ms_max),
             frame_time_max: Duration::from_millis(limits.frame_ms_max),
             idle_time_max: Duration::from_millis(limits.idle_ms_max),
@@ -102,29 +118,27 @@ impl Default for TransportLimits {
 }
 
 impl Server {
-    /// Reads the certificates and opens the port. Needs a tokio runtime.
-    #[expect(clippy::unused_async, reason = "the socket belongs to the runtime it is opened in")]
+    /// As `listen`, with TCP at the same port number.
     pub async fn bind(listen: SocketAddr, tls: &ServerTls, limits: TransportLimits) -> Result<Self, Error> {
-        let node = NodeTls::load(tls)?;
-        let failed = |source| Error::Bind { address: listen, source };
-        let crypto = QuicServerConfig::try_from(node.config.clone())
-            .map_err(|error| Error::Tls { path: tls.key.clone(), reason: error.to_string() })?;
-        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        // One stream per connection: state is kept for every permitted one.
-        config.transport_config(socket::transport(limits.idle_time_max, 1)).migration(true).max_incoming(HALF_OPEN_MAX);
-        let bound = socket::listen(listen, config, Arc::new(node.reset_key.clone())).map_err(failed)?;
-        metrics::socket(bound.gso_segments, bound.receive_buffer_bytes);
-        let local_addr = bound.endpoint.local_addr().map_err(failed)?;
-        if bound.receive_buffer_bytes < UDP_BUFFER_BYTES_GOOD {
-            let granted = bound.receive_buffer_bytes;
-            info!(granted, "small UDP buffer: bursts of many agents lose packets (cure: sysctl net.core.rmem_max=8388608)");
-        }
-        Ok(Self { endpoint: bound.endpoint, local_addr, tls: Arc::new(node), limits })
+        Self::listen(listen.into(), tls, limits).await
     }
 
-    /// Where it listens; the port is the real one when 0 was asked for.
+    /// Reads the certificates and opens the ports. Needs a tokio runtime.
+    #[expect(clippy::unused_async, reason = "the sockets belong to the runtime they are opened in")]
+    pub async fn listen(listening: Listening, tls: &ServerTls, limits: TransportLimits) -> Result<Self, Error> {
+        let node = NodeTls::load(tls)?;
+        let ports = listen::open(listening, &node, &limits)?;
+        Ok(Self { endpoint: ports.endpoint, local_addr: ports.quic_addr, tcp: ports.tcp, tls: Arc::new(node), limits })
+    }
+
+    /// Where it listens for QUIC; the port is the real one when 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where it listens for TCP; `None` when that is off.
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Who it is, by its certificate.
@@ -139,10 +153,15 @@ impl Server {
 
     /// Serves until it is stopped or nobody takes the frames any more.
     pub async fn run(self, to_ingest: mpsc::Sender<Incoming>, state: Arc<dyn ResumeState>) {
+        let limits = &self.limits;
+        let begun_bytes_max = (limits.in_flight_bytes_max / BEGUN_PART).max(limits.frame_bytes_max);
+        let begun_bytes_max = u32::try_from(begun_bytes_max).unwrap_or(u32::MAX);
         let shared = Arc::new(Shared {
             tls: self.tls,
             limits: self.limits,
             budget: Arc::new(Semaphore::new(self.limits.in_flight_bytes_max.min(Semaphore::MAX_PERMITS))),
+            begun: Arc::new(Semaphore::new(begun_bytes_max as usize)),
+            begun_bytes_max,
             registry: Registry::default(),
             state,
             to_ingest,
@@ -151,17 +170,42 @@ impl Server {
         loop {
             tokio::select! {
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) => { connections.spawn(admit(shared.clone(), incoming)); }
+                    Some(incoming) => { connections.spawn(admit::quic(shared.clone(), incoming)); }
                     None => break,
                 },
+                accepted = accept(self.tcp.as_ref()) => {
+                    let (stream, remote) = accepted;
+                    connections.spawn(admit::tcp(shared.clone(), stream, remote));
+                }
                 Some(_) = connections.join_next() => {}
                 () = shared.to_ingest.closed() => break,
             }
         }
         self.endpoint.close(socket::close_code(Bye::Done), b"the node is stopping");
-        // Lets the last packets out: an agent that hears of the end goes to another node at once.
-        let _ = tokio::time::timeout(CLOSE_TIME_MAX, self.endpoint.wait_idle()).await;
+        drop(self.tcp);
+        shared.registry.leave_all(Bye::Done);
+        // Lets the last words out: an agent that hears of the end goes to another node at once.
+        let said = async {
+            while connections.join_next().await.is_some() {}
+            self.endpoint.wait_idle().await;
+        };
+        let _ = tokio::time::timeout(CLOSE_TIME_MAX, said).await;
         connections.shutdown().await;
+    }
+}
+
+/// The next caller on TCP; never, where that is off.
+async fn accept(listener: Option<&TcpListener>) -> (tokio::net::TcpStream, SocketAddr) {
+    let Some(listener) = listener else { return std::future::pending().await };
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                // Mostly too many open files: those who are connected go on, and end some time.
+                warn!(%error, "no agent can be accepted on TCP now");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
 }
 
@@ -178,52 +222,12 @@ struct Shared {
     limits: TransportLimits,
     /// Bytes of frames that may be on their way to ingest.
     budget: Arc<Semaphore>,
+    /// Bytes of long frames that have begun to come and are not whole.
+    begun: Arc<Semaphore>,
+    begun_bytes_max: u32,
     registry: Registry,
     state: Arc<dyn ResumeState>,
     to_ingest: mpsc::Sender<Incoming>,
-}
-
-/// One connection from its first packet to its end.
-async fn admit(shared: Arc<Shared>, incoming: quinn::Incoming) {
-    let remote = incoming.remote_address();
-    let half_open = shared.registry.half_open();
-    if half_open.count() > HALF_OPEN_TRUSTED && incoming.may_retry() {
-        // Many at once: first see whether the address is real.
-        let _ = incoming.retry();
-        return;
-    }
-    if half_open.count() > HALF_OPEN_MAX {
-        metrics::handshake("flood");
-        incoming.refuse();
-        return;
-    }
-    let Ok(connecting) = incoming.accept() else { return metrics::handshake("other") };
-    let connection = match tokio::time::timeout(shared.limits.handshake_time_max, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return not_shaken(&shared, remote, &error),
-        Err(_) => return metrics::handshake("timeout"),
-    };
-    drop(half_open);
-    metrics::handshake("ok");
-    connection::serve(&shared, connection, remote).await;
-}
-
-fn not_shaken(shared: &Shared, remote: SocketAddr, error: &ConnectionError) {
-    match error {
-        ConnectionError::TransportError(error) if is_tls_alert(error.code) => {
-            metrics::handshake("certificate");
-            if let Some(unsaid) = shared.registry.may_warn() {
-                warn!(%remote, reason = error.reason, unsaid, "agent refused (cure: a certificate from `weir ca issue` of this fleet)");
-            }
-        }
-        ConnectionError::ConnectionClosed(close) if is_tls_alert(close.error_code) => {
-            metrics::handshake("ours_refused");
-            if let Some(unsaid) = shared.registry.may_warn() {
-                warn!(%remote, reason = %close, unsaid, "agent refuses this node's certificate (cure: a new one by `weir ca issue`)");
-            }
-        }
-        _ => metrics::handshake("other"),
-    }
 }
 
 /// Whether a connection ended by an alert of TLS.
@@ -233,11 +237,11 @@ pub(crate) fn is_tls_alert(code: TransportErrorCode) -> bool {
 
 /// What one connection may have outstanding.
 const WINDOW_BYTES: usize = 4 << 20;
-/// Handshakes at once from which on an address must prove itself.
-const HALF_OPEN_TRUSTED: usize = 256;
-/// Handshakes at once.
+/// Long frames that are not whole may take this part of `in_flight_bytes_max`, beside it.
+const BEGUN_PART: usize = 4;
+/// Handshakes of QUIC at once.
 const HALF_OPEN_MAX: usize = 4096;
 /// For saying good-bye.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
-/// The least receive buffer that is not mentioned.
-const UDP_BUFFER_BYTES_GOOD: usize = 4 << 20;
+/// After a caller that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(250);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use weir_config::DemoConfig;
+use weir_config::{DemoConfig, TcpListen};
 use weir_schema::Name;
 use weir_transport::ca;
 
@@ -60,15 +60,22 @@ impl Setup {
         }
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (quic, sql, http) = match index {
-            0 => {
-                (self.udp(config.listen.quic, "agents"), self.tcp(config.listen.sql, "SQL"), self.tcp(config.listen.http, "HTTP"))
-            }
+            0 => (
+                self.agents(config.listen.quic, config.listen.tcp),
+                self.tcp(config.listen.sql, "SQL"),
+                self.tcp(config.listen.http, "HTTP"),
+            ),
             _ => (any, any, any),
         };
         let mut text = format!("# Written for a local cluster.\nid = {id:?}\n");
         writeln!(text, "data_dir = {:?}\nshared_dir = {:?}", self.dir.join(&id), self.dir.join("shared"))?;
         writeln!(text, "workers = {}", config.workers)?;
         writeln!(text, "[listen]\nquic = \"{quic}\"\nsql = \"{sql}\"\nhttp = \"{http}\"\nmesh = \"{any}\"")?;
+        match config.listen.tcp {
+            TcpListen::At(tcp) if index == 0 => writeln!(text, "tcp = \"{tcp}\"")?,
+            TcpListen::Off => writeln!(text, "tcp = \"off\"")?,
+            TcpListen::At(_) | TcpListen::SameAsQuic => {}
+        }
         write_tls(&mut text, &tls)?;
         self.write_file(&format!("{id}.toml"), &text)
     }
@@ -102,8 +109,10 @@ impl Setup {
         self.or_free(wanted, what, TcpListener::bind(wanted).is_ok())
     }
 
-    fn udp(&mut self, wanted: SocketAddr, what: &str) -> SocketAddr {
-        self.or_free(wanted, what, UdpSocket::bind(wanted).is_ok())
+    /// Agents come by UDP, and by TCP at the same number.
+    fn agents(&mut self, wanted: SocketAddr, tcp: TcpListen) -> SocketAddr {
+        let both = UdpSocket::bind(wanted).is_ok() && (tcp != TcpListen::SameAsQuic || TcpListener::bind(wanted).is_ok());
+        self.or_free(wanted, "agents", both)
     }
 
     fn or_free(&mut self, wanted: SocketAddr, what: &str, is_free: bool) -> SocketAddr {

@@ -1,67 +1,67 @@
-//! Goes through the nodes until one answers, and again after every end.
+//! Goes through the nodes until one answers, and again after every end; on QUIC, or on TCP where UDP is not let through.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, TransportErrorCode};
-use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::dial::{Caller, NoLink};
+use super::route::{Jitter, Route, Tried};
 use super::talk::{self, End};
 use super::{ClientConfig, Shared};
+use crate::link::{Link, Transport};
 use crate::message::Bye;
+use crate::metrics;
 use crate::tls::AgentTls;
-use crate::{metrics, socket};
-
-/// Sockets for outgoing connections, one per address family. Clients of one process may share them.
-#[derive(Clone, Default)]
-pub struct Dialer {
-    v4: Arc<Mutex<Option<Endpoint>>>,
-    v6: Arc<Mutex<Option<Endpoint>>>,
-}
-
-impl Dialer {
-    fn endpoint(&self, to: SocketAddr) -> std::io::Result<Endpoint> {
-        let place = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = &*place {
-            return Ok(endpoint.clone());
-        }
-        let endpoint = socket::dial(to)?.endpoint;
-        Ok(place.insert(endpoint).clone())
-    }
-}
 
 /// The client's task: ends when the client is closed.
 pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls) {
-    let mut quic = quic_config(&tls);
     let dialer = config.dialer.clone().unwrap_or_default();
+    let mut caller = Caller::new(dialer, config.server_name.clone(), &tls);
+    let mut route = Route::new(config.transport, config.udp_retry, config.nodes.len());
     let mut waits = Waits::new();
     // Agents that start together shall not all go to the first node.
     let mut turn = waits.random() as usize % config.nodes.len();
+    let mut found: Option<(usize, Link)> = None;
     while !shared.closed.load(Ordering::Acquire) {
-        let node = &config.nodes[turn % config.nodes.len()];
-        turn += 1;
         // A certificate may have been renewed meanwhile; half-written files are looked at again next time.
         if let Ok(tls) = AgentTls::load(&config.tls) {
-            quic = quic_config(&tls);
+            caller.renew(&tls);
         }
-        let ended = match connect(&dialer, &quic, node, &config.server_name).await {
-            Ok(connection) => {
-                let end = talk::talk(&shared, &connection).await;
-                connection.close(socket::close_code(Bye::Done), b"");
-                end
+        let transport = route.transport();
+        let link = match found.take() {
+            Some((at, link)) => {
+                turn = at;
+                Ok(link)
             }
-            Err(why) => End { why: Some(why), ..End::default() },
+            None => caller.call(&config.nodes[turn % config.nodes.len()], transport).await,
         };
-        metrics::client_connect(if ended.welcomed { "ok" } else { "failed" });
+        let node = &config.nodes[turn % config.nodes.len()];
+        turn += 1;
+        let (ended, tried) = match link {
+            Ok(link) => {
+                let search = search(&mut route, &mut waits, &caller, &config.nodes);
+                let (ended, moved) = talk::talk(&shared, link, search).await;
+                found = moved;
+                let tried = if ended.welcomed { Tried::Session } else { Tried::Failed };
+                (ended, tried)
+            }
+            Err(NoLink { silent, why }) => {
+                let tried = if silent { Tried::Silent } else { Tried::Failed };
+                (End { why: Some(why), ..End::default() }, tried)
+            }
+        };
+        metrics::client_connect(if ended.welcomed { "ok" } else { "failed" }, transport);
         if let Some(bye) = ended.bye {
             metrics::client_bye(bye);
         }
+        if found.is_some() {
+            info!(node, "UDP is let through again: the session goes on over QUIC");
+            continue;
+        }
+        route.tried(Instant::now(), tried, Jitter(waits.random()));
         let wait = waits.next(&ended, config.nodes.len());
         if let Some(why) = ended.why {
             if ended.welcomed {
@@ -71,16 +71,31 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
             }
             *shared.last_error() = Some(format!("{node}: {why}"));
         }
+        if route.transport() != transport {
+            match route.transport() {
+                Transport::Tcp => warn!("no node answers on UDP: trying TCP (cure: let UDP through to the nodes' port)"),
+                Transport::Quic => info!("no node is reached by TCP either: trying QUIC"),
+            }
+        }
         shared.rest(wait).await;
     }
     shared.end();
 }
 
-fn quic_config(tls: &AgentTls) -> quinn::ClientConfig {
-    let quic = QuicClientConfig::try_from(tls.config.clone()).expect("the provider has the suite of QUIC's first packets");
-    let mut quic = quinn::ClientConfig::new(Arc::new(quic));
-    quic.transport_config(socket::transport(socket::IDLE, 0));
-    quic
+/// While a session runs on TCP: looks now and then for a node that answers on UDP, until one does.
+async fn search(route: &mut Route, waits: &mut Waits, caller: &Caller, nodes: &[String]) -> (usize, Link) {
+    loop {
+        let Some(at) = route.again() else { return std::future::pending().await };
+        tokio::time::sleep_until(at.into()).await;
+        let first = waits.random() as usize % nodes.len();
+        for turn in first..first + nodes.len() {
+            if let Ok(link) = caller.call(&nodes[turn % nodes.len()], Transport::Quic).await {
+                route.one_answered();
+                return (turn, link);
+            }
+        }
+        route.none_answered(Instant::now(), Jitter(waits.random()));
+    }
 }
 
 impl Shared {
@@ -97,84 +112,6 @@ impl Shared {
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.room.notify_waiters();
-    }
-}
-
-/// A connection to whichever address of `node` answers first, or why there is none. A later address gets its chance a little later:
-/// a dead one (`::1` of `localhost`, say) does not answer at all.
-async fn connect(dialer: &Dialer, config: &quinn::ClientConfig, node: &str, name: &str) -> Result<Connection, String> {
-    let addresses = tokio::net::lookup_host(node).await.map_err(|error| format!("could not resolve {node:?}: {error}"))?;
-    let mut why = format!("{node:?} has no address");
-    let mut attempts = JoinSet::new();
-    for (place, address) in (0..).zip(addresses.take(ADDRESSES_MAX)) {
-        let endpoint = match dialer.endpoint(address) {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                why = format!("could not open a UDP socket: {error}");
-                continue;
-            }
-        };
-        let (config, name) = (config.clone(), name.to_owned());
-        attempts.spawn(async move {
-            tokio::time::sleep(STAGGER * place).await;
-            let connecting = endpoint.connect_with(config, address, &name).map_err(|error| error.to_string())?;
-            match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-                Ok(Ok(connection)) => Ok(connection),
-                Ok(Err(error)) => Err(explain(&error)),
-                Err(_) => Err(format!("{address}/udp does not answer (is the node running, is UDP let through?)")),
-            }
-        });
-    }
-    while let Some(attempt) = attempts.join_next().await {
-        match attempt {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => why = error,
-            Err(error) => why = error.to_string(),
-        }
-    }
-    Err(why)
-}
-
-/// The end of a connection in words, with a cure where there is one.
-pub(super) fn explain(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::TransportError(error) if crate::server::is_tls_alert(error.code) => {
-            format!(
-                "the node's certificate is refused: {} (cure: `nodes`, `server_name` and `tls.ca` of this fleet)",
-                error.reason
-            )
-        }
-        ConnectionError::ConnectionClosed(close) if crate::server::is_tls_alert(close.error_code) => {
-            let what = alert(close.error_code);
-            format!("the node refuses our certificate: {what} (cure: a new one by `weir ca issue` of this fleet)")
-        }
-        ConnectionError::ApplicationClosed(close) => {
-            let said = String::from_utf8_lossy(&close.reason).escape_debug().to_string();
-            match socket::bye_of(close.error_code) {
-                Some(Bye::Full) => "the node has as many agents as it takes".to_owned(),
-                Some(Bye::Superseded) => "another process with the same certificate took our place".to_owned(),
-                Some(Bye::Penalty) => "the node makes us wait, because we broke the protocol".to_owned(),
-                Some(Bye::Expired) => "our certificate has expired (cure: `weir ca issue`)".to_owned(),
-                _ => format!("the node closed the connection: {said}"),
-            }
-        }
-        ConnectionError::Reset => "the node was started anew".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// What a TLS alert means here.
-fn alert(code: TransportErrorCode) -> &'static str {
-    match u64::from(code) - 0x100 {
-        42 => "it is damaged",
-        45 => "it has expired or is not valid yet",
-        46 => "it is not an agent's of this fleet",
-        48 => "its authority is unknown there",
-        51 => "another authority of the same name signed it",
-        116 => "it is missing",
-        43 => "it is not for agents",
-        49 => "access denied",
-        _ => "for another reason",
     }
 }
 
@@ -207,18 +144,11 @@ impl Waits {
             Some(Bye::Superseded | Bye::Version | Bye::Expired) => WAIT_MAX,
             _ => grown,
         };
-        // From half to all of it, so that agents that lost one node do not come in step.
-        let half = wait / 2;
-        half + half.mul_f64((self.random() % 1024) as f64 / 1024.0)
+        // Agents that lost one node shall not come in step.
+        Jitter(self.random()).of(wait)
     }
 }
 
-/// Addresses of one node that are tried.
-const ADDRESSES_MAX: usize = 8;
-/// Between two addresses of one node.
-const STAGGER: Duration = Duration::from_millis(250);
-/// For one address.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// The first wait. An agent whose node went away is back within a tenth of a second.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest wait: after an outage all agents are back within half a minute.

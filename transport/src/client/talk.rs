@@ -1,22 +1,23 @@
 //! One session with one node.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use quinn::{Connection, ConnectionError};
 use rustls::pki_types::CertificateDer;
 use tokio::time::MissedTickBehavior;
 use weir_schema::Name;
 
 use super::Shared;
-use super::connect::explain;
+use super::explain::{explain, of_bye};
 use super::pulse::Pulse;
 use crate::error::ProtocolError;
 use crate::frame_stream::{FrameStream, Unit};
 use crate::identity::{Peer, from_certificate};
+use crate::link::{Link, Lost, Reader, Transport, Writer};
 use crate::message::{Bye, Message};
-use crate::session::Transmit;
+use crate::session::{SenderStats, Transmit};
 use crate::socket;
 
 /// How a connection ended.
@@ -32,46 +33,77 @@ pub(super) struct End {
     pub(super) bye: Option<Bye>,
 }
 
-/// Talks until either end has enough.
-pub(super) async fn talk(shared: &Shared, connection: &Connection) -> End {
-    let (before, begun) = (shared.sender().stats(), Instant::now());
-    let ended = match (certified(connection), connection.open_bi().await) {
-        (Some(node), Ok((send, recv))) => {
-            shared.sender().connected(Instant::now());
+/// Talks until either end has enough, or `better` has something better than this link; that is given back.
+pub(super) async fn talk<T>(shared: &Shared, mut link: Link, better: impl Future<Output = T>) -> (End, Option<T>) {
+    let begun = Begun { at: Instant::now(), stats: shared.sender().stats() };
+    let (node, transport, quic) = (certified(link.chain()), link.transport(), link.connection());
+    let heard = AtomicU64::new(0);
+    let mut found = None;
+    let ended = match (node, link.open().await) {
+        (Some(node), Ok((reader, writer))) => {
+            shared.begin(transport);
             tokio::select! {
-                ended = read(shared, recv, &node) => ended,
-                ended = write(shared, send) => ended,
-                ended = watch(shared, connection) => ended,
+                ended = read(shared, reader, &node, &heard) => ended,
+                ended = write(shared, writer) => ended,
+                ended = watch(shared, quic.as_ref(), &heard) => ended,
+                better = better => {
+                    found = Some(better);
+                    Ended::Ours
+                }
             }
         }
         (None, _) => Ended::Broken(ProtocolError::Unexpected("a certificate without a node's name")),
         (_, Err(error)) => Ended::Lost(error),
     };
-    let mut sender = shared.sender();
-    let after = sender.stats();
-    let welcomed = after.welcomes > before.welcomes;
-    let productive = welcomed && (after.acked_frames > before.acked_frames || begun.elapsed() > GOOD_SESSION_MIN);
-    let mut bye = sender.bye();
-    sender.disconnected();
-    drop(sender);
-    let why = match ended {
-        Ended::Ours => None,
-        Ended::Bye => Some(format!("the node said good-bye: {}", bye.map_or("", Bye::as_str))),
-        Ended::Broken(error) => {
-            crate::metrics::protocol_error(&error);
-            Some(error.to_string())
-        }
-        Ended::Lost(error) => {
-            // What a node closes with counts more than the stream's error that comes with it.
-            let error = connection.close_reason().unwrap_or(error);
-            if let ConnectionError::ApplicationClosed(close) = &error {
-                bye = socket::bye_of(close.error_code);
+    let gone = matches!(ended, Ended::Lost(_) | Ended::Dead);
+    let end = begun.sum_up(shared, ended, link.close_reason());
+    match &found {
+        // The better one shall not wait for this one's end.
+        Some(_) => drop(tokio::spawn(link.close(Bye::Done, ""))),
+        // On TCP nobody would take our word.
+        None if gone && quic.is_none() => {}
+        None => link.close(Bye::Done, "").await,
+    }
+    (end, found)
+}
+
+/// How things stood before a session.
+struct Begun {
+    at: Instant,
+    stats: SenderStats,
+}
+
+impl Begun {
+    /// Takes the session off the sender and says how it went. `closed` is what QUIC was closed with.
+    fn sum_up(self, shared: &Shared, ended: Ended, closed: Option<ConnectionError>) -> End {
+        let mut sender = shared.sender();
+        let (before, after) = (self.stats, sender.stats());
+        let welcomed = after.welcomes > before.welcomes;
+        let productive = welcomed && (after.acked_frames > before.acked_frames || self.at.elapsed() > GOOD_SESSION_MIN);
+        let mut bye = sender.bye();
+        sender.disconnected();
+        let why = match ended {
+            Ended::Ours => None,
+            Ended::Bye => {
+                let said = bye.and_then(of_bye).map(str::to_owned);
+                Some(said.unwrap_or_else(|| format!("the node said good-bye: {}", bye.map_or("", Bye::as_str))))
             }
-            Some(explain(&error))
-        }
-        Ended::Dead => Some("the node does not answer any more".to_owned()),
-    };
-    End { why, welcomed, productive, bye }
+            Ended::Broken(error) => {
+                crate::metrics::protocol_error(&error);
+                Some(error.to_string())
+            }
+            Ended::Lost(error) => {
+                // What a node closes with counts more than the stream's error that comes with it.
+                let error = closed.map_or(error, Lost::Quic);
+                if let Lost::Quic(ConnectionError::ApplicationClosed(close)) = &error {
+                    bye = socket::bye_of(close.error_code);
+                }
+                Some(explain(&error))
+            }
+            Ended::Dead => Some("the node does not answer any more".to_owned()),
+        };
+        End { why, welcomed, productive, bye }
+    }
 }
 
 enum Ended {
@@ -79,20 +111,21 @@ enum Ended {
     Ours,
     Bye,
     Broken(ProtocolError),
-    Lost(ConnectionError),
+    Lost(Lost),
     Dead,
 }
 
-async fn read(shared: &Shared, mut recv: RecvStream, node: &Name) -> Ended {
+/// `heard` counts the pieces that came.
+async fn read(shared: &Shared, reader: &mut Reader, node: &Name, heard: &AtomicU64) -> Ended {
     // Nodes send no frames.
     let mut stream = FrameStream::new(0);
     loop {
-        match recv.read_chunk(CHUNK_BYTES_MAX, true).await {
-            Ok(Some(chunk)) => stream.push(&chunk.bytes),
-            Ok(None) => return stream.end().map_or_else(Ended::Broken, |()| Ended::Bye),
-            Err(ReadError::ConnectionLost(error)) => return Ended::Lost(error),
-            Err(_) => return Ended::Bye,
-        }
+        match reader.read(&mut stream).await {
+            Ok(true) => heard.fetch_add(1, Ordering::Relaxed),
+            Ok(false) => return stream.end().map_or_else(Ended::Broken, |()| Ended::Bye),
+            Err(Lost::Stream) => return Ended::Bye,
+            Err(error) => return Ended::Lost(error),
+        };
         loop {
             let message = match stream.next_unit() {
                 Ok(Some(Unit::Message(message))) => message,
@@ -120,7 +153,7 @@ async fn read(shared: &Shared, mut recv: RecvStream, node: &Name) -> Ended {
     }
 }
 
-async fn write(shared: &Shared, mut send: SendStream) -> Ended {
+async fn write(shared: &Shared, writer: &mut Writer) -> Ended {
     let mut chunks: Vec<Bytes> = Vec::new();
     loop {
         {
@@ -138,31 +171,39 @@ async fn write(shared: &Shared, mut send: SendStream) -> Ended {
         }
         if chunks.is_empty() {
             if shared.closed.load(Ordering::Acquire) {
-                // Waits until the node has our last word.
-                let _ = send.finish();
-                let _ = send.stopped().await;
+                writer.end().await;
                 return Ended::Ours;
             }
             shared.wake.notified().await;
             continue;
         }
-        match send.write_all_chunks(&mut chunks).await {
-            Ok(()) => chunks.clear(),
-            Err(WriteError::ConnectionLost(error)) => return Ended::Lost(error),
-            Err(_) => return Ended::Bye,
+        match writer.write(&mut chunks).await {
+            Ok(()) => {}
+            Err(Lost::Stream) => return Ended::Bye,
+            Err(error) => return Ended::Lost(error),
         }
     }
 }
 
 /// Gives the connection up when the node is dead or says nothing of our frames.
-async fn watch(shared: &Shared, connection: &Connection) -> Ended {
+async fn watch(shared: &Shared, quic: Option<&Connection>, heard: &AtomicU64) -> Ended {
     let mut tick = tokio::time::interval(WATCH_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pulse = Pulse::new(Instant::now());
+    let mut pulse = if quic.is_some() { Pulse::of_packets(Instant::now()) } else { Pulse::of_words(Instant::now()) };
+    let mut waited = 0;
     loop {
         tick.tick().await;
-        let (now, stats) = (Instant::now(), connection.stats());
-        if pulse.is_dead(now, stats.udp_tx.datagrams, stats.udp_rx.datagrams) {
+        let now = Instant::now();
+        let (asked, answered) = match quic.map(Connection::stats) {
+            Some(stats) => (stats.udp_tx.datagrams, stats.udp_rx.datagrams),
+            None => {
+                let sender = shared.sender();
+                // Before its Welcome a node may have to wait for its log, and says nothing.
+                waited += u64::from(sender.node().is_some() && sender.deadline().is_some());
+                (waited, heard.load(Ordering::Relaxed))
+            }
+        };
+        if pulse.is_dead(now, asked, answered) {
             return Ended::Dead;
         }
         if let Some(error) = shared.sender().overdue(now) {
@@ -171,9 +212,16 @@ async fn watch(shared: &Shared, connection: &Connection) -> Ended {
     }
 }
 
+impl Shared {
+    /// Says Hello.
+    fn begin(&self, transport: Transport) {
+        *self.transport() = transport;
+        self.sender().connected(Instant::now());
+    }
+}
+
 /// The node that the connection's certificate names.
-fn certified(connection: &Connection) -> Option<Name> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+fn certified(chain: &[CertificateDer<'static>]) -> Option<Name> {
     match from_certificate(chain.first()?) {
         Ok(Peer::Node(node)) => Some(node),
         _ => None,
@@ -182,8 +230,6 @@ fn certified(connection: &Connection) -> Option<Name> {
 
 /// A session that held this long was a good one, even when there was nothing to ack.
 const GOOD_SESSION_MIN: Duration = Duration::from_secs(10);
-/// Read at once.
-const CHUNK_BYTES_MAX: usize = 64 * 1024;
-/// Handed to QUIC at once; one lock of the session for each.
+/// Handed to the transport at once; one lock of the session for each.
 const WRITE_BYTES_MAX: usize = 256 * 1024;
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+const WATCH_EVERY: Duration = Duration::from_millis(500);

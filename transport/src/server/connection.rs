@@ -1,25 +1,28 @@
 //! One agent's connection: reads frames, writes acks.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use quinn::{Connection, RecvStream, SendStream};
+use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{MissedTickBehavior, timeout_at};
 use tracing::{debug, info, warn};
 use weir_schema::{AgentIdentity, Frame};
 
+use super::registry::Place;
 use super::{Incoming, Shared};
 use crate::error::ProtocolError;
-use crate::frame_stream::FrameStream;
+use crate::frame_stream::{FrameStream, Unit};
 use crate::identity::{Peer, spiffe_id};
+use crate::link::{Link, Lost, Reader, Transport, Writer};
 use crate::message::{Bye, Hello, LaneAck, Message, RefusedReason};
 use crate::metrics;
 use crate::session::{Received, Receiver, ReceiverLimits, Ticket, Verdict};
-use crate::socket::close_code;
+use crate::socket::KEEP_ALIVE;
 
 /// Where ingest says what became of a frame. Cheap; may be used from any thread.
 pub struct AckHandle {
@@ -70,6 +73,10 @@ struct Talk {
     verdicts: Mutex<Vec<(Ticket, Verdict)>>,
     /// A frame was dropped by ingest.
     abandoned: AtomicBool,
+    /// Something came since the writer last looked.
+    heard: AtomicBool,
+    /// A frame or message has begun and is not whole.
+    inside: AtomicBool,
     wake: Notify,
 }
 
@@ -90,56 +97,62 @@ enum End {
 }
 
 /// Serves one agent until the end of its connection.
-pub(super) async fn serve(shared: &Shared, connection: Connection, remote: SocketAddr) {
-    let Some(chain) = peer_chain(&connection) else { return };
-    let identity = match spiffe_id(&chain[0]).map(|id| id.peer) {
+pub(super) async fn serve(shared: &Shared, link: Link, remote: SocketAddr) {
+    let transport = link.transport().as_str();
+    let identity = match spiffe_id(&link.chain()[0]).map(|id| id.peer) {
         Ok(Peer::Agent(agent)) => Arc::new(agent),
         // The handshake lets nobody else through.
-        _ => return connection.close(close_code(Bye::Protocol), b"not an agent"),
+        _ => return link.close(Bye::Protocol, "not an agent").await,
     };
-    let place = match shared.registry.enter(Instant::now(), &identity, &connection, &shared.limits) {
+    let place = match shared.registry.enter(Instant::now(), &identity, link.transport(), &shared.limits) {
         Ok(place) => place,
         Err(bye) => {
             metrics::session_closed(bye.as_str());
             if let Some(unsaid) = shared.registry.may_warn() {
-                warn!(agent = %identity.agent, %remote, why = bye.as_str(), unsaid, "agent not admitted");
+                warn!(agent = %identity.agent, %remote, transport, why = bye.as_str(), unsaid, "agent not admitted");
             }
-            return connection.close(close_code(bye), bye.as_str().as_bytes());
+            return link.close(bye, bye.as_str()).await;
         }
     };
-    debug!(agent = %identity.agent, %remote, "agent connected");
-    let end = talk(shared, &connection, &identity, &chain).await;
+    debug!(agent = %identity.agent, %remote, transport, "agent connected");
+    let mut link = link;
+    let end = tokio::select! {
+        end = talk(shared, &mut link, &identity, &place) => end,
+        bye = place.asked_to_leave() => End::Bye(bye),
+    };
     let (bye, why) = match end {
         End::Bye(Bye::Expired) => {
             warn!(agent = %identity.agent, %remote, "agent disconnected: its certificate has expired (cure: `weir ca issue`)");
             (Bye::Expired, "the certificate has expired".to_owned())
         }
+        End::Bye(Bye::Superseded) => (Bye::Superseded, "a newer connection took this one's place".to_owned()),
         End::Bye(bye) => (bye, "the session is over".to_owned()),
         End::Lost(why) => {
             metrics::session_closed("lost");
-            return debug!(agent = %identity.agent, %remote, why, "agent lost");
+            return debug!(agent = %identity.agent, %remote, transport, why, "agent lost");
         }
         End::Abandoned => (Bye::Done, "the node could not store a frame".to_owned()),
         End::Broken(error) => {
             metrics::protocol_error(&error);
             shared.registry.penalise(Instant::now(), &identity);
             if let Some(unsaid) = shared.registry.may_warn() {
-                warn!(agent = %identity.agent, %remote, %error, unsaid, "agent broke the protocol: disconnected for a minute");
+                warn!(agent = %identity.agent, %remote, transport, %error, unsaid, "agent broke the protocol: disconnected for a minute");
             }
             (if matches!(error, ProtocolError::Version { .. }) { Bye::Version } else { Bye::Protocol }, error.to_string())
         }
     };
     metrics::session_closed(bye.as_str());
-    debug!(agent = %identity.agent, %remote, why = bye.as_str(), "agent disconnected");
-    connection.close(close_code(bye), why.as_bytes());
+    debug!(agent = %identity.agent, %remote, transport, why = bye.as_str(), "agent disconnected");
+    link.close(bye, &why).await;
     drop(place);
 }
 
-async fn talk(shared: &Shared, connection: &Connection, agent: &Arc<AgentIdentity>, chain: &[CertificateDer<'static>]) -> End {
+async fn talk(shared: &Shared, link: &mut Link, agent: &Arc<AgentIdentity>, place: &Place<'_>) -> End {
     let first = tokio::time::Instant::now() + HELLO_TIME_MAX;
-    let (send, recv) = match timeout_at(first, connection.accept_bi()).await {
-        Ok(Ok(streams)) => streams,
-        Ok(Err(error)) => return End::Lost(error.to_string()),
+    let (chain, transport) = (link.chain().to_vec(), link.transport());
+    let (reader, writer) = match timeout_at(first, link.accept()).await {
+        Ok(Ok(halves)) => halves,
+        Ok(Err(lost)) => return lost.into(),
         Err(_) => return End::Broken(ProtocolError::Slow("Hello")),
     };
     let limits =
@@ -148,66 +161,107 @@ async fn talk(shared: &Shared, connection: &Connection, agent: &Arc<AgentIdentit
         receiver: Mutex::new(Receiver::new(shared.tls.node.clone(), limits)),
         verdicts: Mutex::new(Vec::new()),
         abandoned: AtomicBool::new(false),
+        heard: AtomicBool::new(false),
+        inside: AtomicBool::new(false),
         wake: Notify::new(),
     });
+    let reading = Reading { shared, agent, talk: &talk, place };
     tokio::select! {
-        end = read(shared, agent, &talk, recv, first) => end,
-        end = write(shared, &talk, send, chain) => end,
+        end = reading.run(reader, first) => end,
+        end = write(shared, &talk, place, writer, (&chain, transport)) => end,
     }
 }
 
-/// Reads until the stream ends. `first` is when the first message must be whole.
-async fn read(
-    shared: &Shared,
-    agent: &Arc<AgentIdentity>,
-    talk: &Arc<Talk>,
-    mut recv: RecvStream,
-    first: tokio::time::Instant,
-) -> End {
-    let mut stream = FrameStream::new(shared.limits.frame_bytes_max);
-    let mut due = Some(first);
-    loop {
-        let chunk = match due {
-            Some(due) => match timeout_at(due, recv.read_chunk(CHUNK_BYTES_MAX, true)).await {
-                Ok(chunk) => chunk,
-                Err(_) => return End::Broken(ProtocolError::Slow("the rest of a frame or message")),
-            },
-            None => recv.read_chunk(CHUNK_BYTES_MAX, true).await,
-        };
-        match chunk {
-            Ok(Some(chunk)) => stream.push(&chunk.bytes),
-            Ok(None) => return stream.end().map_or_else(End::Broken, |()| End::Bye(Bye::Done)),
-            Err(error) => return End::Lost(error.to_string()),
-        }
-        let mut whole = false;
+impl From<Lost> for End {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(match lost {
+            Lost::Quic(error) => error.to_string(),
+            Lost::Stream => "the agent reset its stream".to_owned(),
+            Lost::Tcp(error) => error.to_string(),
+        })
+    }
+}
+
+/// The half that reads.
+struct Reading<'a> {
+    shared: &'a Shared,
+    agent: &'a Arc<AgentIdentity>,
+    talk: &'a Arc<Talk>,
+    place: &'a Place<'a>,
+}
+
+impl Reading<'_> {
+    /// Reads until the stream ends. `first` is when the first message must be whole.
+    async fn run(&self, reader: &mut Reader, first: tokio::time::Instant) -> End {
+        let limits = &self.shared.limits;
+        let mut stream = FrameStream::new(limits.frame_bytes_max);
+        let mut due = Some(first);
+        let mut room = None;
         loop {
-            let unit = match stream.next_unit() {
-                Ok(Some(unit)) => unit,
-                Ok(None) => break,
-                Err(error) => return End::Broken(error),
+            let read = match due {
+                Some(due) => match timeout_at(due, reader.read(&mut stream)).await {
+                    Ok(read) => read,
+                    Err(_) => return End::Broken(ProtocolError::Slow("the rest of a frame or message")),
+                },
+                None => reader.read(&mut stream).await,
             };
-            whole = true;
-            let received = talk.receiver().handle(unit);
-            let ended = match received {
-                Err(error) => Some(End::Broken(error)),
-                Ok(Received::Bye(bye)) => Some(End::Bye(bye)),
-                Ok(Received::Hello(hello)) => welcome(shared, agent, talk, hello).await,
-                Ok(Received::Frame(frame, ticket)) => pass_on(shared, agent, talk, frame, ticket).await,
-                Ok(Received::LeftOut(error)) => {
-                    metrics::protocol_error(&error);
-                    talk.wake.notify_one();
-                    None
+            match read {
+                Ok(true) => self.talk.heard.store(true, Ordering::Relaxed),
+                Ok(false) => return stream.end().map_or_else(End::Broken, |()| End::Bye(Bye::Done)),
+                Err(lost) => return lost.into(),
+            }
+            let mut whole = false;
+            loop {
+                let unit = match stream.next_unit() {
+                    Ok(Some(unit)) => unit,
+                    Ok(None) => break,
+                    Err(error) => return End::Broken(error),
+                };
+                whole = true;
+                if let Some(end) = self.take(unit).await {
+                    return end;
                 }
+            }
+            self.talk.inside.store(stream.is_inside(), Ordering::Relaxed);
+            if whole {
+                room = None;
+            }
+            due = match (stream.is_inside(), due) {
+                (false, _) => None,
+                (true, Some(due)) if !whole => Some(due),
+                (true, _) => Some(tokio::time::Instant::now() + limits.frame_time_max),
             };
-            if let Some(end) = ended {
-                return end;
+            if let (Some(bytes), None) = (stream.large(), &room) {
+                room = Some(self.room_for(bytes).await);
+                // Waiting for others' frames was not this agent's slowness.
+                due = Some(tokio::time::Instant::now() + limits.frame_time_max);
             }
         }
-        due = match (stream.is_inside(), due) {
-            (false, _) => None,
-            (true, Some(due)) if !whole => Some(due),
-            (true, _) => Some(tokio::time::Instant::now() + shared.limits.frame_time_max),
-        };
+    }
+
+    /// A long frame is read on only with room for all of it: many agents that each send a part and stop shall not fill the memory.
+    async fn room_for(&self, bytes: NonZeroU32) -> OwnedSemaphorePermit {
+        let bytes = bytes.get().min(self.shared.begun_bytes_max);
+        self.shared.begun.clone().acquire_many_owned(bytes).await.expect("the budget is never closed")
+    }
+
+    async fn take(&self, unit: Unit) -> Option<End> {
+        let received = self.talk.receiver().handle(unit);
+        match received {
+            Err(error) => Some(End::Broken(error)),
+            Ok(Received::Bye(bye)) => Some(End::Bye(bye)),
+            Ok(Received::Hello(hello)) => welcome(self.shared, self.agent, self.talk, hello).await,
+            Ok(Received::Frame(frame, ticket)) => {
+                let (events, bytes) = (u64::from(frame.header.count), u64::from(ticket.bytes));
+                self.place.pace().charge(Instant::now(), events, bytes);
+                pass_on(self.shared, self.agent, self.talk, frame, ticket).await
+            }
+            Ok(Received::LeftOut(error)) => {
+                metrics::protocol_error(&error);
+                self.talk.wake.notify_one();
+                None
+            }
+        }
     }
 }
 
@@ -239,44 +293,99 @@ async fn pass_on(shared: &Shared, agent: &Arc<AgentIdentity>, talk: &Arc<Talk>, 
 }
 
 /// Writes what became of frames, many in one go, and ends the session when the certificate does.
-async fn write(shared: &Shared, talk: &Talk, mut send: SendStream, chain: &[CertificateDer<'static>]) -> End {
+async fn write(
+    shared: &Shared,
+    talk: &Talk,
+    place: &Place<'_>,
+    writer: &mut Writer,
+    (chain, transport): (&[CertificateDer<'static>], Transport),
+) -> End {
     let mut check = tokio::time::interval(CERTIFICATE_CHECK_EVERY);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     check.tick().await;
-    let mut bytes = Vec::new();
+    let mut pulse = Pulse { said: tokio::time::Instant::now(), transport };
+    let mut chunks = Vec::new();
+    // Until when the agent gets no credit, because it sent too fast.
+    let mut slow = None;
     loop {
         tokio::select! {
             () = talk.wake.notified() => {}
+            () = until(slow) => {}
+            () = pulse.due() => {}
             _ = check.tick() => {
                 if shared.tls.agents.verify_client_cert(&chain[0], &chain[1..], now()).is_err() {
                     return End::Bye(Bye::Expired);
                 }
             }
         }
+        let wait = place.pace().wait(Instant::now());
+        if wait.is_some() && slow.is_none() {
+            metrics::slowed();
+            debug!("agent sends faster than it may: it gets no credit for a while");
+        }
+        slow = wait.map(|wait| tokio::time::Instant::now() + wait);
         let verdicts = std::mem::take(&mut *talk.verdicts.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut acks = 0;
+        let (mut acks, mut bytes) = (0, Vec::new());
         {
             let mut receiver = talk.receiver();
             verdicts.into_iter().for_each(|(ticket, verdict)| receiver.settle(ticket, verdict));
+            match slow {
+                Some(_) => receiver.withhold_credit(),
+                None => receiver.give_credit(),
+            }
+            if pulse.is_wanted(talk, &receiver) {
+                receiver.pulse();
+            }
             while let Some(message) = receiver.poll_transmit() {
                 acks += u64::from(matches!(message, Message::Ack(_)));
                 bytes.extend_from_slice(&message.encode());
             }
         }
         metrics::acks_sent(acks);
-        if let Err(error) = send.write_all(&bytes).await {
-            return End::Lost(error.to_string());
+        if !bytes.is_empty() {
+            pulse.said = tokio::time::Instant::now();
+            chunks.push(Bytes::from(bytes));
+            if let Err(lost) = writer.write(&mut chunks).await {
+                return lost.into();
+            }
         }
-        bytes.clear();
         if talk.abandoned.load(Ordering::Acquire) {
             return End::Abandoned;
         }
     }
 }
 
-fn peer_chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
-    let chain = *connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    (!chain.is_empty()).then_some(chain)
+/// On TCP the agent has only our words to see that we live.
+struct Pulse {
+    /// When something was said last, or nothing had to be.
+    said: tokio::time::Instant,
+    transport: Transport,
+}
+
+impl Pulse {
+    async fn due(&self) {
+        match self.transport {
+            Transport::Quic => std::future::pending().await,
+            Transport::Tcp => tokio::time::sleep_until(self.said + PULSE_EVERY).await,
+        }
+    }
+
+    /// Whether an empty ack is to be said now. An agent that sends gets one a second, an idle one seldom.
+    fn is_wanted(&mut self, talk: &Talk, receiver: &Receiver) -> bool {
+        let silence = self.said.elapsed();
+        if self.transport == Transport::Quic || silence < PULSE_EVERY {
+            return false;
+        }
+        let heard = talk.heard.swap(false, Ordering::Relaxed) | talk.inside.load(Ordering::Relaxed);
+        heard || receiver.outstanding_bytes() > 0 || silence >= KEEP_ALIVE
+    }
+}
+
+async fn until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What an agent says of itself, fit for a log.
@@ -290,7 +399,7 @@ fn now() -> UnixTime {
 
 /// For the first message after the handshake.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
-/// Read at once.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Longest silence towards an agent on TCP that waits for a word. See the agent's `client/pulse.rs`.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// How often certificates of connected agents are looked at again: TLS does so only in the handshake.
 const CERTIFICATE_CHECK_EVERY: Duration = Duration::from_secs(60);

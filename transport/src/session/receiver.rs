@@ -26,6 +26,10 @@ pub struct Receiver {
     settled_bytes: u64,
     /// As the other end knows it.
     credit_bytes: u64,
+    /// No new credit is given for now.
+    withheld: bool,
+    /// An empty ack is to be said.
+    pulse: bool,
     /// Frames that did not check.
     errors: u32,
 }
@@ -99,6 +103,8 @@ impl Receiver {
             received_bytes: 0,
             settled_bytes: 0,
             credit_bytes: 0,
+            withheld: false,
+            pulse: false,
             errors: 0,
         }
     }
@@ -153,6 +159,21 @@ impl Receiver {
         }
     }
 
+    /// Gives no new credit until `give_credit`: the agent may send what it has credit for, and then waits. Acks go on.
+    pub fn withhold_credit(&mut self) {
+        self.withheld = true;
+    }
+
+    /// Gives credit as frames are settled.
+    pub fn give_credit(&mut self) {
+        self.withheld = false;
+    }
+
+    /// Says an ack, be there anything to say or not, once the session is open: the agent sees that the node lives.
+    pub fn pulse(&mut self) {
+        self.pulse = self.stage == Stage::Open;
+    }
+
     /// Closes with a word.
     pub fn bye(&mut self, bye: Bye) {
         self.outbox.push_back(Message::Bye(bye));
@@ -167,14 +188,15 @@ impl Receiver {
         if let Some(nack) = self.nacks.pop_front() {
             return Some(Message::Nack(nack));
         }
-        let credit_bytes = self.settled_bytes + self.limits.window_bytes;
+        let credit_bytes = if self.withheld { self.credit_bytes } else { self.settled_bytes + self.limits.window_bytes };
         let mut lanes = Vec::new();
         for (&(epoch, lane), state) in &mut self.lanes {
             if lanes.len() < LANES_PER_MESSAGE_MAX && !state.fresh.is_empty() {
                 lanes.push(LaneAck { epoch, lane, acked: state.take_fresh() });
             }
         }
-        if self.stage == Stage::Open && (!lanes.is_empty() || credit_bytes > self.credit_bytes) {
+        if self.stage == Stage::Open && (self.pulse || !lanes.is_empty() || credit_bytes > self.credit_bytes) {
+            self.pulse = false;
             self.credit_bytes = credit_bytes;
             return Some(Message::Ack(Ack { lanes, credit_bytes }));
         }
@@ -267,3 +289,43 @@ const LANES_MAX: usize = 4 * LANES_PER_MESSAGE_MAX;
 
 /// How many frames may fail to check before the connection is closed: at this one it is.
 const ERRORS_MAX: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(window_bytes: u64) -> Receiver {
+        let limits = ReceiverLimits { window_bytes, frame_bytes_max: 1_000 };
+        let mut receiver = Receiver::new(Name::new("n1").unwrap(), limits);
+        let hello = Hello { version_min: 1, version_max: 1, software: String::new(), lanes: Vec::new() };
+        receiver.pulse();
+        receiver.handle(Unit::Message(Message::Hello(hello))).unwrap();
+        receiver.welcome(Vec::new());
+        assert!(matches!(receiver.poll_transmit(), Some(Message::Welcome(_))));
+        assert_eq!(receiver.poll_transmit(), None, "a pulse before Welcome is none");
+        receiver
+    }
+
+    #[test]
+    fn withheld_credit_does_not_hold_back_acks() {
+        let mut receiver = open(100);
+        let credit = |message: Option<Message>| match message {
+            Some(Message::Ack(ack)) => (ack.credit_bytes, ack.lanes.len()),
+            other => panic!("{other:?}"),
+        };
+        let key = |first| FrameKey { epoch: Epoch(1), lane: Lane::File, first_seq: Seq(first), count: 1 };
+        receiver.lanes.entry((Epoch(1), Lane::File)).or_default();
+        receiver.received_bytes = 80;
+        receiver.settle(Ticket { key: key(0), bytes: 40 }, Verdict::Durable);
+        receiver.withhold_credit();
+        assert_eq!(credit(receiver.poll_transmit()), (100, 1));
+        receiver.settle(Ticket { key: key(1), bytes: 40 }, Verdict::Durable);
+        assert_eq!(credit(receiver.poll_transmit()), (100, 1));
+        assert_eq!(receiver.poll_transmit(), None);
+        receiver.pulse();
+        assert_eq!(credit(receiver.poll_transmit()), (100, 0));
+        receiver.give_credit();
+        assert_eq!(credit(receiver.poll_transmit()), (180, 0));
+        assert_eq!(receiver.poll_transmit(), None);
+    }
+}

@@ -199,8 +199,11 @@ impl Sender {
         match (message, &mut self.connection) {
             (Message::Welcome(welcome), Connection::Greeting { .. }) => self.on_welcome(now, welcome),
             (Message::Ack(ack), Connection::Open { credit_bytes, progress, .. }) => {
+                // An empty ack says that the node lives, not that it gets anywhere.
+                if !ack.lanes.is_empty() || ack.credit_bytes > *credit_bytes {
+                    *progress = now;
+                }
                 *credit_bytes = ack.credit_bytes.max(*credit_bytes);
-                *progress = now;
                 ack.lanes.iter().for_each(|lane| self.on_acked(lane));
                 Ok(())
             }
@@ -467,7 +470,8 @@ mod tests {
         sender.handle(now, welcome(1 << 20, 1 << 20)).unwrap();
         assert_eq!(sender.overdue(now + ACK_TIME_MAX), None);
         while sender.poll_transmit(now).is_some() {}
-        assert_eq!(sender.overdue(now + ACK_TIME_MAX), Some(ProtocolError::Slow("an ack")));
+        sender.handle(now + ACK_TIME_MAX / 2, Message::Ack(Ack { lanes: Vec::new(), credit_bytes: 1 << 20 })).unwrap();
+        assert_eq!(sender.overdue(now + ACK_TIME_MAX), Some(ProtocolError::Slow("an ack")), "an empty ack is no progress");
         assert!(matches!(sender.push(frame(0, 1)), Err(NotTaken::Key(_))));
         assert!(sender.handle(now, Message::Bye(Bye::Full)).is_ok());
         assert_eq!((sender.bye(), sender.deadline()), (Some(Bye::Full), None));

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
-use weir_config::{ClientTls, ServerTls};
+use weir_config::{ClientTls, ServerTls, TransportChoice};
 use weir_schema::{AgentIdentity, BatchBuilder, Epoch, Event, Frame, Host, Kind, Lane, Name, Seq};
 use weir_transport::ca::{self, Authority, Existing, IssueOptions};
 use weir_transport::tls::AgentTls;
@@ -99,6 +99,8 @@ impl Fleet {
             tls,
             memory_bytes_max,
             software: "test".into(),
+            transport: TransportChoice::Quic,
+            udp_retry: Duration::from_secs(600),
             dialer: None,
         }
     }
