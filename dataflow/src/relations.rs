@@ -192,6 +192,7 @@ pub(crate) const AGENTS: &[(&str, Type)] = &[
     ("host", Type::Text),
     ("version", Type::Text),
     ("hooks", Type::Text),
+    ("transport", Type::Text),
     ("simulated", Type::Bool),
     ("first_seen", Type::Time),
     ("last_heard", Type::Time),

@@ -187,6 +187,7 @@ impl Agent {
         let now_ns = boot_clock_ns();
         self.seconds += 1;
         self.tell_losses(now_ns);
+        self.tell_transport();
         if self.seconds.is_multiple_of(CLOCK_SECONDS) {
             let moved_ns = self.enricher.clock().measure(now_ns, wall_clock_ns());
             if moved_ns.unsigned_abs() >= CLOCK_STEP_NS {
@@ -207,6 +208,17 @@ impl Agent {
         }
         if self.seconds.is_multiple_of(SWEEP_SECONDS) {
             self.enricher.sweep(now_ns);
+        }
+    }
+
+    /// What carries the session is known only once there is one, and may change; `agents` shows the latest word.
+    fn tell_transport(&mut self) {
+        let Some(transport) = self.shipper.stats().transport.map(weir_transport::Transport::as_str) else { return };
+        if self.detail.get("transport").is_none_or(|told| told != transport) {
+            tracing::info!(transport, "session");
+            self.detail.insert("transport".into(), transport.into());
+            self.detail.insert("repeated".into(), true.into());
+            self.push_host_start();
         }
     }
 

@@ -75,7 +75,7 @@ pub struct Welcome {
     pub frame_bytes_max: u32,
 }
 
-/// What the node has settled since its last ack.
+/// What the node has settled since its last ack. One without lanes and new credit says only that the node lives; on TCP that is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// Per lane: everything below one seq, and ranges that are new.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Endpoint, TransportErrorCode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -173,7 +173,7 @@ impl Server {
                     Some(incoming) => { connections.spawn(admit::quic(shared.clone(), incoming)); }
                     None => break,
                 },
-                accepted = accept(self.tcp.as_ref()) => {
+                accepted = accept(self.tcp.as_ref(), &shared.registry) => {
                     let (stream, remote) = accepted;
                     connections.spawn(admit::tcp(shared.clone(), stream, remote));
                 }
@@ -195,14 +195,16 @@ impl Server {
 }
 
 /// The next caller on TCP; never, where that is off.
-async fn accept(listener: Option<&TcpListener>) -> (tokio::net::TcpStream, SocketAddr) {
+async fn accept(listener: Option<&TcpListener>, registry: &Registry) -> (TcpStream, SocketAddr) {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 // Mostly too many open files: those who are connected go on, and end some time.
-                warn!(%error, "no agent can be accepted on TCP now");
+                if let Some(unsaid) = registry.may_warn() {
+                    warn!(%error, unsaid, "no agent can be accepted on TCP now");
+                }
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }

@@ -29,11 +29,12 @@ pub(crate) struct Agent {
     pub(crate) shown: Option<AgentRow>,
 }
 
-/// What an agent says when it starts.
+/// What an agent says when it starts, and again when something of it has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Word {
     version: Option<Text>,
     hooks: Option<Text>,
+    transport: Option<Text>,
 }
 
 /// A loss, before it is added up.
@@ -169,6 +170,7 @@ impl Agent {
             host: Text::clone(host),
             version: word.and_then(|word| word.version.clone()),
             hooks: word.and_then(|word| word.hooks.clone()),
+            transport: word.and_then(|word| word.transport.clone()),
             simulated: *simulated,
             first_seen: self.first_seen,
             last_heard: self.last_heard,
@@ -180,7 +182,7 @@ impl Agent {
 }
 
 impl Word {
-    /// `agent_version` (or `version`) and `hooks` (else `mode`) of a host_start's detail.
+    /// `agent_version` (or `version`), `hooks` (else `mode`) and `transport` of a host_start's detail.
     fn parse(detail: &str) -> Self {
         let json: serde_json::Value = serde_json::from_str(detail).unwrap_or_default();
         let text = |key: &str| match json.get(key)? {
@@ -188,7 +190,11 @@ impl Word {
             serde_json::Value::String(text) => Some(Text::from(text.as_str())),
             other => Some(Text::from(other.to_string())),
         };
-        Self { version: text("agent_version").or_else(|| text("version")), hooks: text("hooks").or_else(|| text("mode")) }
+        Self {
+            version: text("agent_version").or_else(|| text("version")),
+            hooks: text("hooks").or_else(|| text("mode")),
+            transport: text("transport"),
+        }
     }
 }
 

@@ -154,6 +154,7 @@ pub(crate) struct AgentRow {
     pub(crate) host: Text,
     pub(crate) version: Option<Text>,
     pub(crate) hooks: Option<Text>,
+    pub(crate) transport: Option<Text>,
     pub(crate) simulated: bool,
     pub(crate) first_seen: i64,
     pub(crate) last_heard: i64,
@@ -172,12 +173,13 @@ impl AgentRow {
             table.text(3, &row.host);
             table.maybe(4, row.version.as_deref());
             table.maybe(5, row.hooks.as_deref());
-            table.set(6, Cell::Bool(row.simulated));
-            table.set(7, Cell::Int(row.first_seen));
-            table.set(8, Cell::Int(second(row.last_heard)));
-            table.set(9, Cell::Int(row.events.cast_signed()));
-            table.set(10, Cell::Int(row.lost_events.cast_signed()));
-            table.set(11, row.ended.map_or(Cell::Null, Cell::Int));
+            table.maybe(6, row.transport.as_deref());
+            table.set(7, Cell::Bool(row.simulated));
+            table.set(8, Cell::Int(row.first_seen));
+            table.set(9, Cell::Int(second(row.last_heard)));
+            table.set(10, Cell::Int(row.events.cast_signed()));
+            table.set(11, Cell::Int(row.lost_events.cast_signed()));
+            table.set(12, row.ended.map_or(Cell::Null, Cell::Int));
         }
         table.finish()
     }

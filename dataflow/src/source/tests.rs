@@ -63,7 +63,7 @@ fn connection(kind: Kind, out: bool, socket: u64) -> Fields {
 fn story() -> Vec<(u64, u32, &'static str, Vec<u8>)> {
     let start = |ip: &str| Fields {
         addresses: Some(format!("[\"{ip}/24\"]").into()),
-        detail: Some("{\"agent_version\":\"0.1.0\",\"mode\":\"simulated\"}".into()),
+        detail: Some("{\"agent_version\":\"0.1.0\",\"mode\":\"simulated\",\"transport\":\"tcp\"}".into()),
         ..Fields::default()
     };
     let lost =
@@ -215,7 +215,7 @@ fn any_number_of_workers_gives_the_same_rows() {
     assert!(first.starts_with("t,aws,region-a,,a,01010101") && first.contains("[\"10.0.0.1/24\"],true,"), "{first}");
     assert!(second.contains(",b,"), "{second}");
     assert!(
-        of("agents")[0].starts_with("t,region-a,a,a,0.1.0,simulated,true,1970-01-01T00:00:05Z,1970-01-01T00:00:21Z,6,3"),
+        of("agents")[0].starts_with("t,region-a,a,a,0.1.0,simulated,tcp,true,1970-01-01T00:00:05Z,1970-01-01T00:00:21Z,6,3"),
         "{:?}",
         of("agents")
     );

@@ -321,7 +321,9 @@ async fn write(
         let wait = place.pace().wait(Instant::now());
         if wait.is_some() && slow.is_none() {
             metrics::slowed();
-            debug!("agent sends faster than it may: it gets no credit for a while");
+            if let Some(unsaid) = shared.registry.may_warn() {
+                info!(agent = %place.agent(), unsaid, "agent sends faster than it may: no credit for a while (limits.agent_…_per_second_max)");
+            }
         }
         slow = wait.map(|wait| tokio::time::Instant::now() + wait);
         let verdicts = std::mem::take(&mut *talk.verdicts.lock().unwrap_or_else(PoisonError::into_inner));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use weir_schema::AgentIdentity;
+use weir_schema::{AgentIdentity, Name};
 
 use super::TransportLimits;
 use super::pace::Pace;
@@ -194,6 +194,11 @@ impl Place<'_> {
             // The seat goes only with this place.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Whose it is.
+    pub(super) fn agent(&self) -> &Name {
+        &self.agent.agent
     }
 
     /// What this agent, over all its connections, has sent and not paid for.

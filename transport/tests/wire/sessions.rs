@@ -1,22 +1,47 @@
-//! The whole way over real QUIC on loopback: certificates, frames, acks, restarts, hostile peers.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod fleet;
+//! Sessions on either transport: frames, acks, restarts, who may come in, what hostile peers can do.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant, SystemTime};
 
-use fleet::{Fleet, agent_of, frame, name};
 use rcgen::ExtendedKeyUsagePurpose;
-use weir_config::ClientTls;
+use weir_config::{ClientTls, TransportChoice};
 use weir_schema::{AgentIdentity, Lane};
 use weir_transport::ca::{Authority, Existing, Issued};
 use weir_transport::{Client, ClientConfig, Error, RefusedReason};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_loses_nothing_and_doubles_nothing() {
-    let fleet = Fleet::new();
+use crate::fleet::{self, Fleet, agent_of, frame, name};
+
+/// Every test of this file, once on each transport.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod quic {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(Fleet::on(TransportChoice::Quic)).await;
+            })*
+        }
+        mod tcp {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(Fleet::on(TransportChoice::Tcp)).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_restart_loses_nothing_and_doubles_nothing
+    a_node_started_anew_on_its_port_is_found_at_once
+    garbage_disturbs_nobody_else
+    only_this_fleets_agents_and_nodes_meet
+    identity_is_the_certificates
+    refused_frames_are_told_and_counted
+    a_node_that_cannot_store_makes_agents_wait_not_fail
+}
+
+async fn a_restart_loses_nothing_and_doubles_nothing(fleet: Fleet) {
     let (one, two) = (fleet.node("n1", 0).await, fleet.node("n2", 0).await);
     // The frames the first node is given after its 30th stay without a verdict, as if it were killed before the sync.
     one.stop_storing_after(30);
@@ -41,9 +66,7 @@ async fn a_restart_loses_nothing_and_doubles_nothing() {
     assert!(log.frames.values().all(|times| *times == 1), "a durable frame was stored twice");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_started_anew_on_its_port_is_found_at_once() {
-    let fleet = Fleet::new();
+async fn a_node_started_anew_on_its_port_is_found_at_once(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
     let addr = node.addr;
     // By name: the first address of `localhost` may be ::1, where nobody listens.
@@ -63,9 +86,7 @@ async fn a_node_started_anew_on_its_port_is_found_at_once() {
     node.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_disturbs_nobody_else() {
-    let fleet = Fleet::new();
+async fn garbage_disturbs_nobody_else(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
     let good = fleet.client("good", &[node.addr], 1 << 20);
     let noise = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -87,6 +108,8 @@ async fn garbage_disturbs_nobody_else() {
     ];
     for (agent, bytes, reason) in hostile {
         let closed = fleet.raw(agent, node.addr, &bytes).await;
+        // On TCP the good-bye has no words of its own.
+        let reason = if fleet.transport == TransportChoice::Tcp { "said protocol" } else { reason };
         assert!(closed.contains(reason), "{agent}: {closed:?}");
         // Who broke the protocol has to wait.
         let again = fleet.raw(agent, node.addr, b"").await;
@@ -99,11 +122,9 @@ async fn garbage_disturbs_nobody_else() {
     assert_eq!(fleet.log.lock().unwrap().frames.len(), 4);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_this_fleets_agents_and_nodes_meet() {
-    let fleet = Fleet::new();
+async fn only_this_fleets_agents_and_nodes_meet(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
-    let foreign = Fleet::new();
+    let foreign = Fleet::on(fleet.transport);
     let now = SystemTime::now();
     let long_ago = now - Duration::from_secs(90 * 24 * 3600);
     let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
@@ -168,9 +189,7 @@ async fn only_this_fleets_agents_and_nodes_meet() {
     assert!(fleet.log.lock().unwrap().frames.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_is_the_certificates() {
-    let fleet = Fleet::new();
+async fn identity_is_the_certificates(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
     let clients: Vec<_> = ["one", "two", "three"].map(|agent| (agent, fleet.client(agent, &[node.addr], 1 << 20))).into();
     for (_, client) in &clients {
@@ -186,9 +205,7 @@ async fn identity_is_the_certificates() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_frames_are_told_and_counted() {
-    let fleet = Fleet::new();
+async fn refused_frames_are_told_and_counted(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
     let client = fleet.client("a", &[node.addr], 1 << 20);
     client.send(frame(Lane::File, 0, 5)).await.unwrap();
@@ -212,9 +229,7 @@ async fn refused_frames_are_told_and_counted() {
     assert!(matches!(small.send(frame(Lane::File, 0, 500)).await, Err(Error::FrameTooLarge { .. })));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_cannot_store_makes_agents_wait_not_fail() {
-    let fleet = Fleet::new();
+async fn a_node_that_cannot_store_makes_agents_wait_not_fail(fleet: Fleet) {
     let node = fleet.node("n1", 0).await;
     node.hold(true);
     let client = fleet.client("a", &[node.addr], 8 << 10);

@@ -1,6 +1,8 @@
 //! A small fleet for tests: an authority, nodes in runtimes of their own that can be killed, agents, and forgers.
 
-#![expect(unreachable_pub, reason = "the test beside it uses all of it")]
+#![allow(unreachable_pub, reason = "the tests beside it use all of it")]
+
+mod wall;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,17 +16,32 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpos
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use weir_config::{ClientTls, ServerTls, TransportChoice};
-use weir_schema::{AgentIdentity, BatchBuilder, Epoch, Event, Frame, Host, Kind, Lane, Name, Seq};
+use weir_schema::{AgentIdentity, BatchBuilder, Epoch, Event, Fields, Frame, Host, Kind, Lane, Name, Seq};
 use weir_transport::ca::{self, Authority, Existing, IssueOptions};
+use weir_transport::frame_stream::{FrameStream, Unit};
+use weir_transport::message::Message;
 use weir_transport::tls::AgentTls;
 use weir_transport::{
     AckRanges, Client, ClientConfig, Incoming, RefusedReason, ResumeState, Server, ServerHandle, TransportLimits,
 };
 
+pub use wall::{Gate, Wall};
+
 pub fn name(text: &str) -> Name {
     Name::new(text).unwrap()
+}
+
+/// Waits for something that comes soon.
+pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let late = Instant::now() + Duration::from_secs(60);
+    while !is() {
+        assert!(Instant::now() < late, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A frame of `count` events from `first` on.
@@ -37,10 +54,33 @@ pub fn frame(lane: Lane, first: u64, count: u64) -> Frame {
     builder.finish().unwrap()
 }
 
+/// A frame of about `bytes` that does not compress.
+pub fn fat_frame(lane: Lane, first: u64, bytes: usize) -> Frame {
+    let kind = Kind::ALL.iter().copied().find(|kind| kind.lane() == lane).unwrap();
+    let mut builder = BatchBuilder::new(Arc::new(Host::default()), EPOCH, lane, Seq(first));
+    let mut state = first.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for _ in 0..bytes.div_ceil(FAT_EVENT_BYTES) {
+        // Four random bits in each letter: half of its bytes are what it cannot be compressed below.
+        let letters = (0..2 * FAT_EVENT_BYTES).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'a' + (state >> 60) as u8)
+        });
+        let fields = Fields { path: Some(letters.collect::<String>().into()), ..Fields::default() };
+        builder.push(&Event { kind, fields, ..Event::default() }).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+const FAT_EVENT_BYTES: usize = 1_000;
+
 pub struct Fleet {
     pub dir: TempDir,
     pub authority: Authority,
     pub log: Arc<Mutex<Log>>,
+    /// What agents and raw callers use.
+    pub transport: TransportChoice,
+    /// Of nodes started from now on.
+    pub limits: TransportLimits,
 }
 
 /// What the nodes' logs hold together.
@@ -67,20 +107,26 @@ impl ResumeState for SharedLog {
 }
 
 impl Fleet {
-    pub fn new() -> Self {
+    pub fn on(transport: TransportChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = ca::init(&dir.path().join("ca"), "weir.test").unwrap();
-        Self { dir, authority, log: Arc::default() }
+        let limits = TransportLimits { window_bytes: 256 << 10, ..TransportLimits::default() };
+        Self { dir, authority, log: Arc::default(), transport, limits }
     }
 
     /// A running node; port 0 takes a free one.
     pub async fn node(&self, id: &str, port: u16) -> Node {
+        self.node_with_log(id, port, self.log.clone()).await
+    }
+
+    /// A running node that knows only what is in `log`.
+    pub async fn node_with_log(&self, id: &str, port: u16, log: Arc<Mutex<Log>>) -> Node {
         let out = self.dir.path().join(format!("node-{id}"));
         if !out.exists() {
             ca::issue_node(&self.dir.path().join("ca"), &name(id), &out).unwrap();
         }
         let tls = ServerTls { ca: out.join("ca.pem"), cert: out.join("cert.pem"), key: out.join("key.pem") };
-        Node::start(tls, port, self.log.clone()).await
+        Node::start(tls, port, log, self.limits).await
     }
 
     /// The files of an agent.
@@ -99,7 +145,7 @@ impl Fleet {
             tls,
             memory_bytes_max,
             software: "test".into(),
-            transport: TransportChoice::Quic,
+            transport: self.transport,
             udp_retry: Duration::from_secs(600),
             dialer: None,
         }
@@ -130,18 +176,26 @@ impl Fleet {
     /// Speaks raw bytes with a good certificate; how the node closed.
     pub async fn raw(&self, agent: &str, node: SocketAddr, bytes: &[u8]) -> String {
         let tls = AgentTls::load(&self.agent(agent)).unwrap();
-        say(dial((*tls.config).clone(), node).await, bytes).await
+        self.say((*tls.config).clone(), node, bytes).await
     }
 
     /// As `raw`, with any certificate and without looking at the node's.
     pub async fn raw_with(&self, tls: &ClientTls, node: SocketAddr, bytes: &[u8]) -> String {
         let (chain, key) = (chain(&tls.cert), PrivateKeyDer::from_pem_file(&tls.key).unwrap());
         let config = self.careless().with_client_auth_cert(chain, key).unwrap();
-        say(dial(config, node).await, bytes).await
+        self.say(config, node, bytes).await
     }
 
     pub async fn raw_without_certificate(&self, node: SocketAddr) -> String {
-        say(dial(self.careless().with_no_client_auth(), node).await, b"").await
+        self.say(self.careless().with_no_client_auth(), node, b"").await
+    }
+
+    async fn say(&self, mut config: rustls::ClientConfig, node: SocketAddr, bytes: &[u8]) -> String {
+        config.alpn_protocols = vec![b"weir/1".to_vec()];
+        match self.transport {
+            TransportChoice::Tcp => say_tcp(dial_tcp(config, node).await, bytes).await,
+            _ => say(dial(config, node).await, bytes).await,
+        }
     }
 
     fn careless(&self) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
@@ -179,7 +233,7 @@ impl Fleet {
         ClientTls { ca: files.ca, cert: files.cert, key: files.key }
     }
 
-    /// A QUIC server with any certificate of our authority.
+    /// A server on both transports with any certificate of our authority.
     pub fn impostor(&self, tls: &ClientTls) -> SocketAddr {
         let (chain, key) = (chain(&tls.cert), PrivateKeyDer::from_pem_file(&tls.key).unwrap());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -190,9 +244,18 @@ impl Fleet {
             .with_single_cert(chain, key)
             .unwrap();
         config.alpn_protocols = vec![b"weir/1".to_vec()];
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config.clone()));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
         let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()));
-        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-        let addr = endpoint.local_addr().unwrap();
+        let endpoint = Endpoint::server(config, addr).unwrap();
         tokio::spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
                 let _ = incoming.await;
@@ -212,12 +275,52 @@ fn chain(path: &std::path::Path) -> Vec<CertificateDer<'static>> {
     vec![CertificateDer::from_pem_file(path).unwrap()]
 }
 
-async fn dial(mut config: rustls::ClientConfig, node: SocketAddr) -> Result<(Endpoint, Connection), String> {
-    config.alpn_protocols = vec![b"weir/1".to_vec()];
+pub async fn dial(config: rustls::ClientConfig, node: SocketAddr) -> Result<(Endpoint, Connection), String> {
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connection = endpoint.connect_with(config, node, "weir-node").unwrap().await.map_err(|error| error.to_string())?;
     Ok((endpoint, connection))
+}
+
+pub type TcpLink = tokio_rustls::client::TlsStream<TcpStream>;
+
+pub async fn dial_tcp(config: rustls::ClientConfig, node: SocketAddr) -> Result<TcpLink, String> {
+    let stream = TcpStream::connect(node).await.map_err(|error| error.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector.connect("weir-node".try_into().unwrap(), stream).await.map_err(|error| in_words(&error))
+}
+
+/// As quinn words an alert.
+fn in_words(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => format!("error {}", u8::from(*alert)),
+        _ => error.to_string(),
+    }
+}
+
+async fn say_tcp(link: Result<TcpLink, String>, bytes: &[u8]) -> String {
+    let mut link = match link {
+        Ok(link) => link,
+        Err(error) => return error,
+    };
+    let (mut stream, mut piece) = (FrameStream::new(0), [0; 4096]);
+    let _ = link.write_all(bytes).await;
+    let _ = link.flush().await;
+    if !bytes.is_empty() {
+        let _ = link.shutdown().await;
+    }
+    loop {
+        match link.read(&mut piece).await {
+            Ok(0) => return "an end without a word".to_owned(),
+            Ok(length) => stream.push(&piece[..length]),
+            Err(error) => return in_words(&error),
+        }
+        while let Ok(Some(unit)) = stream.next_unit() {
+            if let Unit::Message(Message::Bye(bye)) = unit {
+                return format!("said {}", bye.as_str());
+            }
+        }
+    }
 }
 
 async fn say(connection: Result<(Endpoint, Connection), String>, bytes: &[u8]) -> String {
@@ -248,22 +351,30 @@ struct Ingest {
     log: Arc<Mutex<Log>>,
     /// How many frames get a verdict.
     most: AtomicUsize,
+    /// Bytes of frames without one, and their peak.
+    waiting_bytes: AtomicUsize,
+    waiting_bytes_peak: AtomicUsize,
     held: AtomicBool,
     change: Notify,
 }
 
 impl Node {
-    async fn start(tls: ServerTls, port: u16, log: Arc<Mutex<Log>>) -> Self {
+    async fn start(tls: ServerTls, port: u16, log: Arc<Mutex<Log>>, limits: TransportLimits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let limits = TransportLimits { window_bytes: 256 << 10, ..TransportLimits::default() };
         let bound = runtime.spawn(async move { Server::bind(listen, &tls, limits).await });
         let server = bound.await.unwrap().unwrap();
         let (addr, handle) = (server.local_addr(), server.handle());
         let (to_ingest, incoming) = mpsc::channel(16);
         let run = runtime.spawn(server.run(to_ingest, Arc::new(SharedLog(log.clone()))));
-        let ingest =
-            Arc::new(Ingest { log, most: AtomicUsize::new(usize::MAX), held: AtomicBool::new(false), change: Notify::new() });
+        let ingest = Arc::new(Ingest {
+            log,
+            most: AtomicUsize::new(usize::MAX),
+            waiting_bytes: AtomicUsize::new(0),
+            waiting_bytes_peak: AtomicUsize::new(0),
+            held: AtomicBool::new(false),
+            change: Notify::new(),
+        });
         runtime.spawn(take(ingest.clone(), incoming));
         Self { addr, runtime: Some(runtime), handle, ingest, run }
     }
@@ -275,6 +386,12 @@ impl Node {
     pub fn hold(&self, held: bool) {
         self.ingest.held.store(held, Ordering::SeqCst);
         self.ingest.change.notify_one();
+    }
+
+    /// Bytes of frames that ingest has without a verdict: now, and at the most.
+    pub fn waiting_bytes(&self) -> (usize, usize) {
+        let read = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        (read(&self.ingest.waiting_bytes), read(&self.ingest.waiting_bytes_peak))
     }
 
     /// As `kill -9`: no packet says so.
@@ -303,7 +420,12 @@ async fn take(ingest: Arc<Ingest>, mut incoming: mpsc::Receiver<Incoming>) {
     loop {
         tokio::select! {
             next = incoming.recv() => match next {
-                Some(next) => waiting.push_back(next),
+                Some(next) => {
+                    let bytes = next.frame.bytes.len();
+                    let now = ingest.waiting_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
+                    ingest.waiting_bytes_peak.fetch_max(now, Ordering::SeqCst);
+                    waiting.push_back(next);
+                }
                 None => return,
             },
             () = ingest.change.notified() => {}
@@ -314,6 +436,7 @@ async fn take(ingest: Arc<Ingest>, mut incoming: mpsc::Receiver<Incoming>) {
         while taken < ingest.most.load(Ordering::SeqCst) {
             let Some(next) = waiting.pop_front() else { break };
             taken += 1;
+            ingest.waiting_bytes.fetch_sub(next.frame.bytes.len(), Ordering::SeqCst);
             judge(&ingest.log, next);
         }
     }
