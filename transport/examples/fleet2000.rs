@@ -99,6 +99,7 @@ async fn measure(agents: usize, transport: TransportChoice, seconds: u64, frame_
     let (acked, cpu) = (begun.elapsed(), cpu_seconds() - cpu);
     eprintln!("node started anew: all back in {welcome:.2?}, all acked in {acked:.2?}, {:.2} CPU s", cpu);
     assert!(node.frames.load(Ordering::Relaxed) >= agents as u64);
+    node.kill().await;
 }
 
 /// A node in a runtime of its own, so that killing it says nothing to anybody.
