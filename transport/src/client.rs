@@ -17,14 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use weir_config::{AgentConfig, ClientTls, TransportChoice};
-use weir_schema::{Epoch, Frame, Name};
+use weir_schema::{Epoch, Frame, Lane, Name, Seq};
 
 use crate::error::Error;
 use crate::link::Transport;
-use crate::message::Nack;
+use crate::message::{FrameKey, Nack};
 use crate::session::{NotTaken, Sender, SenderLimits};
 use crate::tls::AgentTls;
 pub use dial::Dialer;
@@ -184,6 +185,33 @@ impl Client {
     /// The frames that nodes refused since the last call, to be told as losses. At most the last 1,024; `stats` counts all.
     pub fn take_refused(&self) -> Vec<Nack> {
         self.shared.sender().take_refused()
+    }
+
+    /// Says that frames of `lane` from `floor` on are kept elsewhere and come later; see `Sender::set_floor` for why that matters.
+    pub fn set_floor(&self, epoch: Epoch, lane: Lane, floor: Option<Seq>) {
+        self.shared.sender().set_floor(epoch, lane, floor);
+    }
+
+    /// Whether exactly this frame is held: neither durable at a node nor refused.
+    pub fn holds(&self, key: &FrameKey) -> bool {
+        self.shared.sender().holds(key)
+    }
+
+    /// Gives back all frames that are held, in the order they were pushed, and forgets them.
+    pub fn take_held(&self) -> Vec<(FrameKey, Bytes)> {
+        let held = self.shared.sender().take_held();
+        self.shared.room.notify_waiters();
+        held
+    }
+
+    /// Bytes of frames that the link would take at once beyond all that is held; nothing without a session.
+    pub fn spare_bytes(&self) -> u64 {
+        self.shared.sender().spare_bytes()
+    }
+
+    /// Waits until a node has said something: there may be room, or spare credit.
+    pub async fn heard(&self) {
+        self.shared.room.notified().await;
     }
 
     /// Says good-bye and ends the session. What is held is dropped: flush first.

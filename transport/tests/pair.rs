@@ -1,7 +1,7 @@
 //! Two sessions over a wire that loses: any node of three, any byte, any time.
 //!
 //! A seed drives everything: how the bytes are cut into pieces, where a connection is cut, which node is next, when a node syncs,
-//! when it is killed with frames that are not durable. The nodes share what is durable, as the log will be read by all. In the end
+//! when it is killed with frames that are not durable, when the agent lays its frames aside, as a spool does. The nodes share what is durable, as the log will be read by all. In the end
 //! every frame is durable exactly once or refused as planned, and the sender holds nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use weir_schema::{BatchBuilder, Epoch, Event, Frame, Host, Kind, Lane, Name, Seq};
 use weir_transport::frame_stream::{FrameStream, Unit};
-use weir_transport::session::{Received, Receiver, ReceiverLimits, Sender, SenderLimits, Ticket, Transmit, Verdict};
+use weir_transport::session::{NotTaken, Received, Receiver, ReceiverLimits, Sender, SenderLimits, Ticket, Transmit, Verdict};
 use weir_transport::{AckRanges, FrameKey, LaneAck, RefusedReason};
 
 /// A small generator: the run is a function of its seed.
@@ -58,6 +58,9 @@ struct World {
     pushed: BTreeMap<FrameKey, Vec<u8>>,
     poison: BTreeSet<FrameKey>,
     refused: BTreeSet<FrameKey>,
+    /// Taken back from the sender, to be pushed again later.
+    aside: Vec<Frame>,
+    laid_aside: u64,
     cuts: u64,
 }
 
@@ -74,6 +77,8 @@ impl World {
             pushed: BTreeMap::new(),
             poison: BTreeSet::new(),
             refused: BTreeSet::new(),
+            aside: Vec::new(),
+            laid_aside: 0,
             cuts: 0,
         }
     }
@@ -94,6 +99,37 @@ impl World {
         self.pushed.insert(key, bytes);
         if self.dice.roll(20) == 0 {
             self.poison.insert(key);
+        }
+    }
+
+    /// Lays aside what is held.
+    fn lay_aside(&mut self) {
+        for (key, bytes) in self.sender.take_held() {
+            assert!(!self.sender.holds(&key));
+            self.aside.push(Frame::parse(&bytes).unwrap());
+            self.laid_aside += 1;
+        }
+        self.tell_floors();
+    }
+
+    /// Gives some of what was laid aside back, in any order.
+    fn give_back(&mut self, most: u64) {
+        for _ in 0..most.min(self.aside.len() as u64) {
+            let frame = self.aside.swap_remove(self.dice.roll(self.aside.len() as u64) as usize);
+            let key = key_of(&frame);
+            match self.sender.push(frame) {
+                Ok(()) => assert!(self.sender.holds(&key)),
+                Err(NotTaken::Full(frame)) => self.aside.push(frame),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        self.tell_floors();
+    }
+
+    fn tell_floors(&mut self) {
+        for lane in Lane::ALL {
+            let floor = self.aside.iter().map(key_of).filter(|key| key.lane == lane).map(|key| key.first_seq).min();
+            self.sender.set_floor(Epoch(7), lane, floor);
         }
     }
 
@@ -208,9 +244,14 @@ impl World {
                 }
                 self.carry(600);
             }
-            75..92 => {
+            75..90 => {
                 let most = self.dice.roll(6);
                 self.sync(most);
+            }
+            90 => self.lay_aside(),
+            91 => {
+                let most = self.dice.roll(9);
+                self.give_back(most);
             }
             92..96 => self.cut(false),
             _ => self.cut(true),
@@ -222,7 +263,8 @@ impl World {
         self.cut(true);
         self.connect();
         for _ in 0..20_000 {
-            if self.sender.stats().unacked_frames == 0 {
+            self.give_back(3);
+            if self.sender.stats().unacked_frames == 0 && self.aside.is_empty() {
                 return;
             }
             self.carry(600);
@@ -267,7 +309,7 @@ fn run(seed: u64, steps: u64, memory_bytes_max: u64) -> World {
 #[test]
 fn the_wire_of_the_test_does_lose() {
     let world = run(1, 5_000, 100_000);
-    assert!(world.cuts > 100 && world.pushed.len() > 500 && !world.poison.is_empty());
+    assert!(world.cuts > 100 && world.pushed.len() > 500 && !world.poison.is_empty() && world.laid_aside > 50);
     assert!(world.sender.stats().resent > 100, "{:?}", world.sender.stats());
 }
 

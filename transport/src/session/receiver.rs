@@ -1,6 +1,5 @@
 //! The node's end, for one connection: what came, what of it is settled, what to say about it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
@@ -88,6 +87,8 @@ struct ReceiverLane {
     settled: AckRanges,
     /// Settled since the last ack.
     fresh: VecDeque<Range<Seq>>,
+    /// Frames without a verdict.
+    outstanding: u32,
 }
 
 impl Receiver {
@@ -150,6 +151,7 @@ impl Receiver {
         let Some(seqs) = ticket.key.seqs() else { return };
         let Some(lane) = self.lanes.get_mut(&(ticket.key.epoch, ticket.key.lane)) else { return };
         lane.settled.add(seqs.clone());
+        lane.outstanding = lane.outstanding.saturating_sub(1);
         match verdict {
             Verdict::Refused(refusal) => self.nacks.push_back(Nack { key: ticket.key, refusal }),
             Verdict::Durable => match lane.fresh.back_mut() {
@@ -232,11 +234,14 @@ impl Receiver {
         if key.seqs().is_none() {
             return Err(self.broken(ProtocolError::Frame("its seqs go beyond all numbers".to_owned())));
         }
-        let lanes = self.lanes.len();
-        match self.lanes.entry((key.epoch, key.lane)) {
-            Entry::Vacant(_) if lanes >= LANES_MAX => return Err(self.broken(ProtocolError::Lanes(LANES_MAX))),
-            entry => entry.or_default(),
-        };
+        if self.lanes.len() >= LANES_MAX && !self.lanes.contains_key(&(key.epoch, key.lane)) {
+            // An agent that was started anew many times without a node drains many runs over one connection.
+            let idle = self.lanes.iter().find(|(_, lane)| lane.outstanding == 0 && lane.fresh.is_empty()).map(|(&key, _)| key);
+            let Some(idle) = idle else { return Err(self.broken(ProtocolError::Lanes(LANES_MAX))) };
+            // Should it come again, its acks are ranges only.
+            self.lanes.remove(&idle);
+        }
+        self.lanes.entry((key.epoch, key.lane)).or_default().outstanding += 1;
         Ok(Received::Frame(frame, ticket))
     }
 
@@ -284,7 +289,7 @@ impl ReceiverLane {
     }
 }
 
-/// Most (epoch, lane) pairs of one connection: eight runs of an agent.
+/// Most (epoch, lane) pairs of one connection that have frames without a verdict, or acks not yet said.
 const LANES_MAX: usize = 4 * LANES_PER_MESSAGE_MAX;
 
 /// How many frames may fail to check before the connection is closed: at this one it is.

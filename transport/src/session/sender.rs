@@ -23,6 +23,8 @@ pub struct Sender {
     /// The number of the next frame to be sent on this connection.
     next: u64,
     lanes: BTreeMap<(Epoch, Lane), SenderLane>,
+    /// Below the frames that lie elsewhere and will be pushed later, see [`Sender::set_floor`].
+    floors: BTreeMap<(Epoch, Lane), Seq>,
     connection: Connection,
     outbox: VecDeque<Message>,
     /// The refusals not yet asked for, newest last.
@@ -133,6 +135,7 @@ impl Sender {
             front: 0,
             next: 0,
             lanes: BTreeMap::new(),
+            floors: BTreeMap::new(),
             connection: Connection::None,
             outbox: VecDeque::new(),
             refused: VecDeque::new(),
@@ -164,20 +167,64 @@ impl Sender {
         Ok(())
     }
 
+    /// Says that frames of `lane` from `floor` on lie elsewhere, such as on a disk, and will be pushed later; `None`: there are none.
+    ///
+    /// Hello then asks for nothing below: otherwise a node would take what is missing below the held frames for lost, and its
+    /// cumulative ack would settle what it never saw. Say it before later frames of the lane are pushed.
+    pub fn set_floor(&mut self, epoch: Epoch, lane: Lane, floor: Option<Seq>) {
+        match floor {
+            Some(floor) => drop(self.floors.insert((epoch, lane), floor)),
+            None => drop(self.floors.remove(&(epoch, lane))),
+        }
+    }
+
+    /// Whether exactly this frame is held, so neither durable at a node nor refused.
+    pub fn holds(&self, key: &FrameKey) -> bool {
+        let number = self.lanes.get(&(key.epoch, key.lane)).and_then(|lane| lane.frames.get(&key.first_seq.0));
+        let held = number.and_then(|number| self.held[(number - self.front) as usize].as_ref());
+        held.is_some_and(|held| held.key == *key)
+    }
+
+    /// Gives back all frames that are held, in the order they were pushed, and forgets them: they are somebody else's to keep.
+    /// What a node still says of them is not heard.
+    pub fn take_held(&mut self) -> Vec<(FrameKey, Bytes)> {
+        let held: Vec<_> = self.held.drain(..).flatten().map(|held| (held.key, held.bytes)).collect();
+        self.lanes.values_mut().for_each(|lane| lane.frames.clear());
+        self.front = self.next.max(self.front);
+        self.next = self.front;
+        (self.stats.unacked_frames, self.stats.unacked_bytes) = (0, 0);
+        if let Connection::Open { in_flight, .. } = &mut self.connection {
+            *in_flight = 0;
+        }
+        held
+    }
+
+    /// Bytes that may be sent at once, beyond all that is held: what the link has to spare for a backlog.
+    pub fn spare_bytes(&self) -> u64 {
+        match &self.connection {
+            Connection::Open { credit_bytes, sent_bytes, .. } if self.next == self.front + self.held.len() as u64 => {
+                credit_bytes - sent_bytes
+            }
+            _ => 0,
+        }
+    }
+
     /// A connection to some node is there: says Hello.
     pub fn connected(&mut self, now: Instant) {
         self.disconnected();
         self.forget_idle_lanes();
         self.connection = Connection::Greeting { since: now };
-        let start = |(&(epoch, lane), state): (&(Epoch, Lane), &SenderLane)| {
-            let first = state.frames.first_key_value().map_or(state.end, |(&first, _)| first);
-            LaneStart { epoch, lane, first: Seq(first) }
-        };
+        let first = |lane: &SenderLane| Seq(lane.frames.first_key_value().map_or(lane.end, |(&first, _)| first));
+        let mut starts: BTreeMap<_, _> = self.lanes.iter().map(|(&key, lane)| (key, first(lane))).collect();
+        for (&key, &floor) in &self.floors {
+            starts.entry(key).and_modify(|first| *first = floor.min(*first)).or_insert(floor);
+        }
+        let start = |((epoch, lane), first)| LaneStart { epoch, lane, first };
         self.outbox.push_back(Message::Hello(Hello {
             version_min: PROTOCOL_VERSION,
             version_max: PROTOCOL_VERSION,
             software: self.limits.software.clone(),
-            lanes: self.lanes.iter().rev().take(LANES_PER_MESSAGE_MAX).map(start).collect(),
+            lanes: starts.into_iter().rev().take(LANES_PER_MESSAGE_MAX).map(start).collect(),
         }));
     }
 
