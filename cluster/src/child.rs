@@ -25,12 +25,12 @@ use tokio::runtime::Handle;
 use tracing::info;
 use weir_config::NodeConfig;
 use weir_dataflow::{CheckpointSink, EngineOptions, Feed, Restore};
-use weir_journal::RealDisk;
 use weir_transport::PeerTls;
 
 use crate::checkpoint::{self, Position, Positions, Writer};
 use crate::error::Error;
 use crate::feed::{ChainFeed, Share, Span, Until};
+use crate::log;
 use crate::mesh::{self, Place, Sockets, Unreachable};
 use crate::node::cluster_store;
 
@@ -125,14 +125,14 @@ fn work(
     runtime: &Handle,
     control: UnixStream,
 ) -> Result<(), Error> {
-    let disk = Arc::new(RealDisk);
+    let logs = log::open(config)?;
     let positions = Positions::default();
     let Place { generation, process, .. } = &start.place;
     let (workers, until) = (generation.workers as usize, start.until.map_or(Until::Forever, Until::Tick));
     let feed = |local: usize| -> Box<dyn Feed> {
         let share = Share { worker: process * workers + local, workers: generation.workers_total() };
         let span = Span { until, generation: generation.number, positions: positions.clone() };
-        Box::new(ChainFeed::start(disk.clone(), &config.shared_dir, share, from.clone(), span))
+        Box::new(ChainFeed::start(logs.clone(), share, from.clone(), span))
     };
     // A replay leaves nothing behind.
     let writer = match until {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::log::LogError;
+
 /// Why a node's work failed. Messages name what, where and the cure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -9,13 +11,13 @@ pub enum Error {
     /// A chain record breaks the chain's rules or does not decode.
     #[error("chain record {0}")]
     ChainRecord(String),
-    /// The journal of the chain or of a log failed.
+    /// The chain or a log failed.
     #[error("{what}: {why}")]
-    Journal {
-        /// What was attempted, on which journal.
+    Log {
+        /// What was attempted, on which of them.
         what: String,
-        /// The journal's own reason.
-        why: weir_journal::Error,
+        /// Its own reason.
+        why: LogError,
     },
     /// A file or directory could not be used.
     #[error("could not {what} {}: {why}", path.display())]
@@ -36,8 +38,8 @@ pub enum Error {
         asked: u64,
     },
     /// There is no chain at all.
-    #[error("no chain in {}: start a node with this shared directory first", .0.display())]
-    NoChain(PathBuf),
+    #[error("no chain in {0}: start a node with this config first")]
+    NoChain(String),
     /// Another node of the same name runs on this shared directory.
     #[error("the log of node {0:?} is in use: another process runs under the same node id; stop it, or choose another `id`")]
     NodeRuns(String),
@@ -67,10 +69,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps a journal's error with what was attempted.
-    pub fn journal(what: impl Into<String>) -> impl FnOnce(weir_journal::Error) -> Self {
+    /// Wraps an error of the chain or a log with what was attempted.
+    pub fn log<E: Into<LogError>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |why| Self::Journal { what, why }
+        move |why| Self::Log { what, why: why.into() }
     }
 
     /// Wraps an I/O error with what was attempted on which path.

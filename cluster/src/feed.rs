@@ -3,19 +3,17 @@
 //! Log l is read by worker l mod workers. A tick goes to the worker only when all its bytes are in hand. Runs on a thread of
 //! its own and hands ticks over a bounded channel; the worker never waits for a disk.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use weir_dataflow::{Arrived, Command as EngineCommand, Feed, FeedStep, Tick};
-use weir_journal::{Disk, Offset, Reader};
 use weir_schema::StampedFrame;
 
 use crate::chain::{ChainRecord, ChainState, Command};
 use crate::checkpoint::{Position, Positions};
 use crate::error::Error;
-use crate::layout;
+use crate::log::{LogError, Logs, Reader};
 
 /// Which logs are this worker's.
 #[derive(Debug, Clone, Copy)]
@@ -52,16 +50,15 @@ pub(crate) struct ChainFeed {
 }
 
 impl ChainFeed {
-    /// Starts reading the chain and this worker's logs below `shared`, behind `from`.
-    pub(crate) fn start(disk: Arc<dyn Disk>, shared: &Path, share: Share, from: Position, span: Span) -> Self {
+    /// Starts reading the chain and this worker's logs, behind `from`.
+    pub(crate) fn start(all: Arc<dyn Logs>, share: Share, from: Position, span: Span) -> Self {
         let (to_worker, steps) = sync_channel(TICKS_AHEAD_MAX);
-        let shared = shared.to_owned();
         let Span { until, generation, positions } = span;
         std::thread::Builder::new()
             .name(format!("feed-{}", share.worker))
             .spawn(move || {
                 let Position { record, state } = from;
-                let mut tail = Tail { disk, shared, share, record, state, logs: Vec::new(), generation, positions };
+                let mut tail = Tail { all, share, record, state, logs: Vec::new(), generation, positions };
                 let end = match tail.run(until, &to_worker) {
                     Ok(()) => FeedStep::Ended,
                     Err(failed) => FeedStep::Failed(failed.to_string()),
@@ -85,8 +82,7 @@ impl Feed for ChainFeed {
 }
 
 struct Tail {
-    disk: Arc<dyn Disk>,
-    shared: PathBuf,
+    all: Arc<dyn Logs>,
     share: Share,
     /// The record that comes next.
     record: u64,
@@ -94,24 +90,23 @@ struct Tail {
     generation: u64,
     positions: Positions,
     /// Per registered log, its reader when the log is ours.
-    logs: Vec<Option<Reader>>,
+    logs: Vec<Option<Box<dyn Reader>>>,
 }
 
 impl Tail {
     fn run(&mut self, until: Until, to_worker: &SyncSender<FeedStep>) -> Result<(), Error> {
-        let dir = layout::chain_dir(&self.shared);
         let mut chain = loop {
-            match Reader::open(self.disk.clone(), &dir, Offset(self.record)) {
+            match self.all.read_chain(self.record) {
                 Ok(reader) => break reader,
-                Err(missing) if until != Until::Forever => return Err(Error::journal("opening the chain")(missing)),
+                Err(missing) if until != Until::Forever => return Err(Error::log("opening the chain")(missing)),
                 // The holder makes it; it may not have come so far.
                 Err(_) => std::thread::sleep(POLL),
             }
         };
         loop {
-            match chain.next().map_err(Error::journal("reading the chain"))? {
-                Some((offset, bytes)) => {
-                    self.record = offset.0 + 1;
+            match chain.next().map_err(Error::log("reading the chain"))? {
+                Some((number, bytes)) => {
+                    self.record = number + 1;
                     let record = ChainRecord::decode(&bytes)?;
                     if let Until::Tick(last) = until
                         && record.tick > last
@@ -134,17 +129,16 @@ impl Tail {
         self.state.apply(&record)?;
         for (index, name) in self.state.logs.iter().enumerate().skip(self.logs.len()) {
             let ours = index % self.share.workers == self.share.worker;
-            let dir = layout::log_dir(&self.shared, name);
             // A log that is known already goes on where it was, a new one begins.
-            let from = Offset(before.get(index).copied().unwrap_or(0));
-            let open = || Reader::open(self.disk.clone(), &dir, from).map_err(Error::journal(format!("opening log {name}")));
+            let from = before.get(index).copied().unwrap_or(0);
+            let open = || self.all.read_log(name, from).map_err(Error::log(format!("opening log {name}")));
             self.logs.push(if ours { Some(open()?) } else { None });
         }
         let mut frames = Vec::new();
         for (index, reader) in self.logs.iter_mut().enumerate() {
             let Some(reader) = reader else { continue };
             let from = before.get(index).copied().unwrap_or(0);
-            read_named(reader, index as u32, from, self.state.offsets[index], &mut frames)
+            read_named(&mut **reader, index as u32, from, self.state.offsets[index], &mut frames)
                 .map_err(|failed| failed.in_log(self.state.logs[index].as_str()))?;
         }
         let ours = self.state.formed.as_ref().is_some_and(|formed| formed.number == self.generation);
@@ -163,15 +157,15 @@ impl Tail {
 
 /// Reads exactly the records [from, until) of a log. A record that the chain names and the log has lost is an error.
 pub(crate) fn read_named(
-    reader: &mut Reader,
+    reader: &mut dyn Reader,
     log: u32,
     from: u64,
     until: u64,
     frames: &mut Vec<Arrived>,
 ) -> Result<(), LogFault> {
     for expected in from..until {
-        let (offset, record) = reader.next().map_err(LogFault::Journal)?.ok_or(LogFault::Missing { offset: expected })?;
-        if offset.0 != expected {
+        let (number, record) = reader.next().map_err(LogFault::Log)?.ok_or(LogFault::Missing { offset: expected })?;
+        if number != expected {
             return Err(LogFault::Missing { offset: expected });
         }
         let stamped = StampedFrame::decode(&record).map_err(|error| LogFault::Record { offset: expected, error })?;
@@ -181,7 +175,7 @@ pub(crate) fn read_named(
 }
 
 pub(crate) enum LogFault {
-    Journal(weir_journal::Error),
+    Log(LogError),
     Missing { offset: u64 },
     Record { offset: u64, error: weir_schema::Error },
 }
@@ -189,7 +183,7 @@ pub(crate) enum LogFault {
 impl LogFault {
     pub(crate) fn in_log(self, name: &str) -> Error {
         match self {
-            Self::Journal(source) => Error::journal(format!("reading log {name}"))(source),
+            Self::Log(source) => Error::log(format!("reading log {name}"))(source),
             Self::Missing { offset } => Error::ChainRecord(format!(
                 "names record {offset} of log {name}, which the log has lost: restore the log's files"
             )),
@@ -204,12 +198,14 @@ const POLL: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
+    use weir_config::JournalLimits;
     use weir_dataflow::ViewSettings;
-    use weir_journal::{Journal, Options, RealDisk};
+    use weir_journal::RealDisk;
     use weir_schema::{AgentIdentity, Name};
 
     use super::*;
     use crate::holder::Holder;
+    use crate::log::LocalLogs;
 
     fn stamped(number: u8) -> StampedFrame {
         let name = |text| Name::new(text).unwrap();
@@ -217,9 +213,9 @@ mod tests {
         StampedFrame { identity, received_ms: 7, frame: vec![number; 100] }
     }
 
-    fn ticks(shared: &Path, share: Share, until: u64) -> Vec<Tick> {
+    fn ticks(logs: &Arc<dyn Logs>, share: Share, until: u64) -> Vec<Tick> {
         let span = Span { until: Until::Tick(until), generation: 0, positions: Positions::default() };
-        let mut feed = ChainFeed::start(Arc::new(RealDisk), shared, share, Position::default(), span);
+        let mut feed = ChainFeed::start(logs.clone(), share, Position::default(), span);
         let mut ticks = Vec::new();
         loop {
             match feed.poll() {
@@ -238,19 +234,15 @@ mod tests {
     #[test]
     fn a_tick_brings_its_commands_and_exactly_the_bytes_it_names() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = dir.path();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let open = |node: &str| {
-            let dir = layout::log_dir(shared, &Name::new(node).unwrap());
-            Journal::open(disk.clone(), &dir, Options::default()).unwrap().0
-        };
+        let logs: Arc<dyn Logs> = Arc::new(LocalLogs::new(Arc::new(RealDisk), dir.path(), &JournalLimits::default()));
+        let open = |node: &str| logs.open_log(&Name::new(node).unwrap()).unwrap();
         let (mut first, mut second) = (open("n1"), open("n2"));
         first.append(&stamped(1).encode()).unwrap();
         first.sync().unwrap();
         let settings = ViewSettings::default();
-        let mut holder = Holder::take(disk.clone(), shared, settings, 1_000, |_| Ok(Position::default())).unwrap().unwrap();
+        let mut holder = Holder::take(logs.clone(), settings, 1_000, |_| Ok(Position::default())).unwrap().unwrap();
         assert!(
-            Holder::take(disk.clone(), shared, settings, 1_000, |_| Ok(Position::default())).unwrap().is_none(),
+            Holder::take(logs.clone(), settings, 1_000, |_| Ok(Position::default())).unwrap().is_none(),
             "the chain has one holder"
         );
         holder.step(0, vec![]).unwrap();
@@ -260,16 +252,16 @@ mod tests {
         // Record 2 of the first log is appended and not synced: the chain may not name it yet.
         let last = holder.step(100, vec![]).unwrap();
 
-        let whole = ticks(shared, Share { worker: 0, workers: 1 }, last);
+        let whole = ticks(&logs, Share { worker: 0, workers: 1 }, last);
         assert_eq!(whole.iter().map(numbers).collect::<Vec<_>>(), [vec![(0, 0, 1)], vec![(1, 0, 3)]]);
         assert_eq!(whole[0].commands, [EngineCommand::Configure(settings)]);
-        let shares: Vec<_> = (0..2).map(|worker| ticks(shared, Share { worker, workers: 2 }, last)).collect();
+        let shares: Vec<_> = (0..2).map(|worker| ticks(&logs, Share { worker, workers: 2 }, last)).collect();
         assert_eq!(shares[0].iter().map(numbers).collect::<Vec<_>>(), [vec![(0, 0, 1)], vec![]]);
         assert_eq!(shares[1].iter().map(numbers).collect::<Vec<_>>(), [vec![], vec![(1, 0, 3)]]);
-        assert_eq!(ticks(shared, Share { worker: 0, workers: 1 }, last - 1).len(), 1, "a replay ends at its tick");
+        assert_eq!(ticks(&logs, Share { worker: 0, workers: 1 }, last - 1).len(), 1, "a replay ends at its tick");
 
         drop(holder);
-        let mut again = Holder::take(disk, shared, settings, 0, |_| Ok(Position::default())).unwrap().unwrap();
+        let mut again = Holder::take(logs, settings, 0, |_| Ok(Position::default())).unwrap().unwrap();
         assert!(again.step(0, vec![]).unwrap() > last, "ticks rise over a restart, whatever the wall clock says");
     }
 }

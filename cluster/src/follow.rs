@@ -1,18 +1,16 @@
 //! Follows the chain in the node's own process, to know which generation there is and how far the ticks are.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::error;
-use weir_journal::{Disk, Offset, Reader};
 
 use crate::chain::{ChainRecord, ChainState};
 use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::generation::Generation;
-use crate::layout;
+use crate::log::{LogError, Logs};
 
 /// What the chain says now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,15 +27,14 @@ pub(crate) struct Now {
 ///
 /// `base` says where to begin when the chain has forgotten its beginning: it is given the first record that is kept.
 pub(crate) fn follow(
-    disk: Arc<dyn Disk>,
-    shared: PathBuf,
+    logs: Arc<dyn Logs>,
     now: watch::Sender<Now>,
     base: impl Fn(u64) -> Result<Position, Error>,
     stop: impl Fn() -> bool,
 ) {
     while !stop() {
         // After a fault it begins anew: the chain may have been mended.
-        if let Err(failed) = read(&disk, &shared, &now, &base, &stop) {
+        if let Err(failed) = read(&*logs, &now, &base, &stop) {
             error!(error = %failed, "the chain cannot be followed: this node takes part in no new generation; trying on");
             std::thread::sleep(AGAIN_AFTER);
         }
@@ -45,15 +42,13 @@ pub(crate) fn follow(
 }
 
 fn read(
-    disk: &Arc<dyn Disk>,
-    shared: &std::path::Path,
+    logs: &dyn Logs,
     now: &watch::Sender<Now>,
     base: &impl Fn(u64) -> Result<Position, Error>,
     stop: &impl Fn() -> bool,
 ) -> Result<(), Error> {
-    let dir = layout::chain_dir(shared);
     let mut chain = loop {
-        match Reader::open(disk.clone(), &dir, Offset(0)) {
+        match logs.read_chain(0) {
             Ok(reader) => break reader,
             // Its holder makes it; it may not have come so far.
             Err(_) if !stop() => std::thread::sleep(POLL),
@@ -68,12 +63,12 @@ fn read(
                 tell(now, &state);
                 std::thread::sleep(POLL);
             }
-            Err(weir_journal::Error::Forgotten { first, .. }) => {
-                let position = base(first.0)?;
+            Err(LogError::Forgotten { first, .. }) => {
+                let position = base(first)?;
                 state = position.state;
-                chain.seek(Offset(position.record));
+                chain.seek(position.record);
             }
-            Err(failed) => return Err(Error::journal("reading the chain")(failed)),
+            Err(failed) => return Err(Error::log("reading the chain")(failed)),
         }
     }
     Ok(())

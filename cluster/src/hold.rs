@@ -1,6 +1,5 @@
 //! The holder's loop: a record every tick, and with it, when it is time, the next generation.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,22 +8,20 @@ use tracing::{error, info};
 use weir_archive::Store;
 use weir_config::MeshLimits;
 use weir_dataflow::{Command as EngineCommand, ViewSettings};
-use weir_journal::Disk;
 
 use crate::beats::Board;
 use crate::chain::{ChainState, Command};
 use crate::error::Error;
 use crate::forget::{self, Floor};
 use crate::holder::{Holder, TAKE_EVERY};
+use crate::log::Logs;
 use crate::membership::{Limits, Membership};
 use crate::metrics;
 
 /// Who may come to hold the chain.
 pub(crate) struct Candidate {
-    /// Where the journals are.
-    pub(crate) disk: Arc<dyn Disk>,
-    /// The shared directory.
-    pub(crate) shared: PathBuf,
+    /// The chain and the logs.
+    pub(crate) logs: Arc<dyn Logs>,
     /// Of the views, for a chain that begins here.
     pub(crate) settings: ViewSettings,
     /// Between two ticks.
@@ -50,11 +47,11 @@ impl Candidate {
     pub(crate) fn run(self, wall_ms: impl Fn() -> u64, stop: impl Fn() -> bool) {
         while !stop() {
             let base = |first| self.runtime.block_on(forget::base(&self.store, first));
-            match Holder::take(self.disk.clone(), &self.shared, self.settings, wall_ms(), base) {
+            match Holder::take(self.logs.clone(), self.settings, wall_ms(), base) {
                 Ok(Some(holder)) => {
                     if let Err(failed) = self.hold(holder, &wall_ms, &stop) {
                         metrics::chain_failed();
-                        error!(error = %failed, shared = %self.shared.display(), "a record of the chain could not be written");
+                        error!(error = %failed, place = self.logs.place(), "a record of the chain could not be written");
                     }
                 }
                 Ok(None) => std::thread::sleep(TAKE_EVERY),

@@ -1,58 +1,47 @@
-//! The holder: the one node that writes the chain. At level `local` that is whoever has the lock of the chain's directory.
+//! The holder: the one node that writes the chain.
 //!
-//! Every tick it reads how far each registered log is durable and writes one record. New logs are registered when their
-//! directory appears. It names nothing that a log's own sync has not covered.
+//! Every tick it asks how far each registered log is durable and writes one record. New logs are registered when they appear. It names
+//! nothing that a log's own sync has not covered.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 use weir_dataflow::{Command as EngineCommand, ViewSettings};
-use weir_journal::{Disk, Journal, Offset, Options, Reader};
-use weir_schema::Name;
 
 use crate::chain::{ChainRecord, ChainState, Command, TickClock};
 use crate::checkpoint::Position;
 use crate::error::Error;
-use crate::{layout, metrics};
+use crate::log::{ChainWriter, LogError, Logs, Reader};
+use crate::metrics;
 
-/// Writes the chain. Made only with the chain's lock in hand.
+/// Writes the chain.
 pub(crate) struct Holder {
-    disk: Arc<dyn Disk>,
-    shared: PathBuf,
-    journal: Journal,
+    all: Arc<dyn Logs>,
+    chain: Box<dyn ChainWriter>,
+    /// The number of the next record.
+    next: u64,
     state: ChainState,
     clock: TickClock,
     /// Per registered log, how to ask for its durable offset.
-    logs: Vec<Reader>,
+    logs: Vec<Box<dyn Reader>>,
     settings: ViewSettings,
     until_scan: u32,
 }
 
 impl Holder {
-    /// Takes over the chain below `shared`, or starts one. `None`: another node holds it.
+    /// Takes over the chain, or starts one. `None`: another node holds it.
     ///
     /// `base` says where to begin when the chain has forgotten its beginning: it is given the first record that is kept.
     pub(crate) fn take(
-        disk: Arc<dyn Disk>,
-        shared: &Path,
+        all: Arc<dyn Logs>,
         settings: ViewSettings,
         wall_ms: u64,
         base: impl FnOnce(u64) -> Result<Position, Error>,
     ) -> Result<Option<Self>, Error> {
-        let dir = layout::chain_dir(shared);
-        let options = Options { segment_bytes_max: SEGMENT_BYTES, ..Options::default() };
-        let (journal, recovery) = match Journal::open(disk.clone(), &dir, options) {
-            Ok(opened) => opened,
-            Err(weir_journal::Error::Locked { .. }) => return Ok(None),
-            Err(failed) => return Err(Error::journal("opening the chain")(failed)),
-        };
-        let Position { record, mut state } = base(recovery.first.0)?;
-        let mut reader = Reader::open(disk.clone(), &dir, Offset(record)).map_err(Error::journal("reading the chain"))?;
-        while let Some((_, bytes)) = reader.next().map_err(Error::journal("reading the chain"))? {
-            state.apply(&ChainRecord::decode(&bytes)?)?;
-        }
+        let Some(chain) = all.take_chain().map_err(Error::log("taking the chain"))? else { return Ok(None) };
+        let Position { record, mut state } = base(chain.first())?;
+        let next = read(&*all, record, &mut state)?;
         if state.settings.is_some_and(|chained| chained != settings) {
             warn!("the [views] of this config differ from the chain's: the chain's stay in force");
         }
@@ -63,9 +52,10 @@ impl Holder {
         let logs = Vec::with_capacity(state.logs.len());
         // A holder's records carry a generation of their own: an older one after a newer is void.
         state.generation += 1;
-        let mut holder = Self { disk, shared: shared.to_owned(), journal, state, clock, logs, settings, until_scan: 0 };
+        let mut holder = Self { all, chain, next, state, clock, logs, settings, until_scan: 0 };
         for index in 0..holder.state.logs.len() {
-            let reader = holder.open_log(&holder.state.logs[index].clone())?;
+            let (name, from) = (&holder.state.logs[index], holder.state.offsets[index]);
+            let reader = holder.all.read_log(name, from).map_err(Error::log(format!("opening log {name}")))?;
             holder.logs.push(reader);
         }
         info!(tick = holder.state.tick, logs = holder.logs.len(), "holding the chain");
@@ -89,7 +79,7 @@ impl Holder {
 
     /// Lets the chain forget the records before `floor`.
     pub(crate) fn forget(&mut self, floor: u64) -> Result<(), Error> {
-        self.journal.forget(Offset(floor)).map_err(Error::journal("forgetting records of the chain"))
+        self.chain.forget(floor).map_err(Error::log("forgetting records of the chain"))
     }
 
     /// Writes the record of the next tick, `elapsed_ms` of the monotonic clock after the holder was made, with these commands.
@@ -103,42 +93,44 @@ impl Holder {
         }
         self.until_scan -= 1;
         let mut logs = Vec::with_capacity(self.logs.len());
-        for (index, reader) in self.logs.iter().enumerate() {
-            let durable = reader.durable().map_err(Error::journal("asking how far a log is durable"))?;
-            logs.push((index as u32, durable.0));
+        for (index, reader) in self.logs.iter_mut().enumerate() {
+            let durable = reader.durable().map_err(Error::log("asking how far a log is durable"))?;
+            logs.push((index as u32, durable));
         }
         let record =
             ChainRecord { generation: self.state.generation, nonce: nonce(), tick: self.clock.next(elapsed_ms), logs, commands };
         self.state.apply(&record)?;
-        self.journal.append(&record.encode()).map_err(Error::journal("appending to the chain"))?;
-        self.journal.sync().map_err(Error::journal("syncing the chain"))?;
+        self.chain.append(self.next, &record).map_err(Error::log("appending to the chain"))?;
+        self.next += 1;
         metrics::chain_tick(record.tick);
         Ok(record.tick)
     }
 
     fn register_new_logs(&mut self, commands: &mut Vec<Command>) -> Result<(), Error> {
-        let dir = layout::logs_dir(&self.shared);
-        let listed = std::fs::read_dir(&dir).map_err(Error::file("list", &dir))?;
-        let mut found: Vec<Name> = listed.flatten().filter_map(|entry| Name::new(entry.file_name().to_str()?).ok()).collect();
-        found.sort();
-        for name in found {
+        for name in self.all.names().map_err(Error::log("looking for new logs"))? {
             if self.state.logs.contains(&name) {
                 continue;
             }
             // A log whose first files are not there yet is registered at a later look.
-            let Ok(reader) = self.open_log(&name) else { continue };
+            let Ok(reader) = self.all.read_log(&name, 0) else { continue };
             info!(log = %name, index = self.logs.len(), "log registered");
             commands.push(Command::RegisterLog { index: self.logs.len() as u32, name });
             self.logs.push(reader);
         }
         Ok(())
     }
+}
 
-    fn open_log(&self, name: &Name) -> Result<Reader, Error> {
-        let dir = layout::log_dir(&self.shared, name);
-        // Only its durable offset is asked for: where it begins does not matter.
-        Reader::open(self.disk.clone(), &dir, Offset(0)).map_err(Error::journal(format!("opening log {name}")))
+/// Applies the chain from a record on, and gives the number of the next one.
+fn read(all: &dyn Logs, from: u64, state: &mut ChainState) -> Result<u64, Error> {
+    let mut reader = match all.read_chain(from) {
+        Err(LogError::Missing { .. }) => return Ok(from),
+        opened => opened.map_err(Error::log("reading the chain"))?,
+    };
+    while let Some((_, bytes)) = reader.next().map_err(Error::log("reading the chain"))? {
+        state.apply(&ChainRecord::decode(&bytes)?)?;
     }
+    Ok(reader.at())
 }
 
 /// 128 bits that differ between any two calls, in any process: the standard library's per-process random keys over a counter.
@@ -148,8 +140,6 @@ pub(crate) fn nonce() -> u128 {
     half() << 64 | half()
 }
 
-/// The least that can be forgotten: about an hour of ticks.
-const SEGMENT_BYTES: u64 = 2 << 20;
 /// A directory listing a second is enough to find a new node.
 const SCAN_EVERY_TICKS: u32 = 10;
 
@@ -158,26 +148,27 @@ pub(crate) const TAKE_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
+    use weir_config::JournalLimits;
     use weir_journal::SimDisk;
 
     use super::*;
+    use crate::log::LocalLogs;
+    use crate::log::local::CHAIN_SEGMENT_BYTES;
 
     /// Holds a chain for so many ticks, and lets it forget below a floor.
     #[test]
     fn who_takes_a_chain_without_its_beginning_goes_on_from_a_base() {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(7));
-        let dir = tempfile::tempdir().unwrap();
-        let shared = dir.path();
-        std::fs::create_dir_all(layout::logs_dir(shared)).unwrap();
+        let disk = Arc::new(SimDisk::new(7));
+        let logs: Arc<dyn Logs> = Arc::new(LocalLogs::new(disk, "/shared".as_ref(), &JournalLimits::default()));
         let settings = ViewSettings::default();
         let from_start = |first: u64| match first {
             0 => Ok(Position::default()),
             _ => Err(Error::ChainRecord("was forgotten".to_owned())),
         };
-        let take = |base: &dyn Fn(u64) -> Result<Position, Error>| Holder::take(disk.clone(), shared, settings, 1_000, base);
+        let take = |base: &dyn Fn(u64) -> Result<Position, Error>| Holder::take(logs.clone(), settings, 1_000, base);
         let mut holder = take(&from_start).unwrap().unwrap();
         let mut base = None;
-        let ticks = 4 * SEGMENT_BYTES / 64;
+        let ticks = 4 * CHAIN_SEGMENT_BYTES / 64;
         for step in 0..ticks {
             holder.step(step * 100, vec![]).unwrap();
             if step == ticks / 2 {
@@ -186,7 +177,7 @@ mod tests {
         }
         let (base, last) = (base.unwrap(), holder.state().clone());
         holder.forget(base.record).unwrap();
-        assert!(holder.journal.first().0 > 0, "nothing was forgotten");
+        assert!(holder.chain.first() > 0, "nothing was forgotten");
         drop(holder);
         assert!(take(&from_start).err().unwrap().to_string().contains("was forgotten"));
         let mut again = take(&|first| {

@@ -6,18 +6,17 @@
 //! Duplicates that reach two nodes meet again in the dataflow's dedupe, which has the last word; this one saves the disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, warn};
-use weir_journal::{Disk, Journal, Offset, Options, Reader};
 use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Name, Seq, StampedFrame};
 use weir_transport::{AckHandle, AckRanges, Added, Incoming, RefusedReason, ResumeState};
 
 use crate::error::Error;
 use crate::forget::Floor;
+use crate::log::{LogError, LogWriter, Logs};
 use crate::metrics;
 
 /// What this node's log holds of each agent: the answer to "is this frame new?" and to a reconnecting agent's Hello.
@@ -97,19 +96,18 @@ impl ResumeState for SharedReceived {
 pub(crate) struct Ingest<Open> {
     open: Open,
     /// Absent only while it is opened again.
-    journal: Option<Journal>,
+    log: Option<Box<dyn LogWriter>>,
     received: SharedReceived,
-    group_bytes_max: usize,
     /// What may be forgotten, and which log this is.
     floor: (Floor, Name),
 }
 
-impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
+impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open> {
     /// Opens the log by `open`, which is called again whenever the log has failed. Also gives what reconnecting agents are told.
-    pub(crate) fn new(mut open: Open, group_bytes_max: usize, floor: (Floor, Name)) -> Result<(Self, SharedReceived), Error> {
-        let (journal, received) = open()?;
+    pub(crate) fn new(mut open: Open, floor: (Floor, Name)) -> Result<(Self, SharedReceived), Error> {
+        let (log, received) = open()?;
         let received = SharedReceived(Arc::new(Mutex::new(received)));
-        Ok((Self { open, journal: Some(journal), received: received.clone(), group_bytes_max, floor }, received))
+        Ok((Self { open, log: Some(log), received: received.clone(), floor }, received))
     }
 
     /// Runs until every sender of `incoming` is gone.
@@ -118,7 +116,8 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
         while let Some(first) = incoming.blocking_recv() {
             let mut bytes = first.frame.bytes.len();
             group.push(first);
-            while bytes < self.group_bytes_max {
+            let bytes_max = self.log.as_ref().map_or(0, |log| log.gather().bytes_max);
+            while bytes < bytes_max {
                 let Ok(next) = incoming.try_recv() else { break };
                 bytes += next.frame.bytes.len();
                 group.push(next);
@@ -134,8 +133,8 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
     }
 
     /// Appends, syncs, acknowledges. On failure nothing of the group is acknowledged: the agents keep and resend it.
-    fn commit(&mut self, group: &mut Vec<Incoming>, received_ms: u64) -> Result<(), weir_journal::Error> {
-        let journal = self.journal.as_mut().expect("present outside reopen");
+    fn commit(&mut self, group: &mut Vec<Incoming>, received_ms: u64) -> Result<(), LogError> {
+        let log = self.log.as_mut().expect("present outside reopen");
         let mut received = self.received.lock();
         let mut acks = Vec::with_capacity(group.len());
         let mut fresh = false;
@@ -146,7 +145,7 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
                     metrics::frame_received(incoming.frame.bytes.len(), header.count);
                     let identity = (*incoming.identity).clone();
                     let stamped = StampedFrame { identity, received_ms, frame: incoming.frame.bytes };
-                    journal.append(&stamped.encode())?;
+                    log.append(&stamped.encode())?;
                     fresh = true;
                     acks.push(incoming.ack);
                 }
@@ -164,7 +163,7 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
         }
         if fresh {
             let begun = Instant::now();
-            journal.sync()?;
+            log.sync()?;
             metrics::group_synced(begun.elapsed());
         }
         drop(received);
@@ -173,20 +172,20 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
     }
 
     /// Lets go what checkpoints and archive hold.
-    fn forget(&mut self) -> Result<(), weir_journal::Error> {
+    fn forget(&mut self) -> Result<(), LogError> {
         let (floor, name) = &self.floor;
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.forget(Offset(floor.log(name))))
+        self.log.as_mut().map_or(Ok(()), |log| log.forget(floor.log(name)))
     }
 
     /// A failed sync leaves unknown what is on the disk: read the log again before the next frame.
     fn reopen(&mut self) {
         // Its lock goes with it.
-        self.journal = None;
+        self.log = None;
         loop {
             std::thread::sleep(REOPEN_AFTER);
             match (self.open)() {
-                Ok((journal, received)) => {
-                    self.journal = Some(journal);
+                Ok((log, received)) => {
+                    self.log = Some(log);
                     *self.received.lock() = received;
                     return;
                 }
@@ -197,33 +196,32 @@ impl<Open: FnMut() -> Result<(Journal, Received), Error>> Ingest<Open> {
 }
 
 /// Opens a node's log and reads what it holds of each agent.
-pub(crate) fn open_log(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(Journal, Received), Error> {
-    let name = dir.display().to_string();
-    let (journal, recovery) = Journal::open(disk.clone(), dir, options.clone()).map_err(Error::journal(format!("log {name}")))?;
-    if recovery.torn_bytes > 0 || !recovery.quarantined.is_empty() {
-        warn!(log = name, torn_bytes = recovery.torn_bytes, quarantined = recovery.quarantined.len(), "log recovered");
-    }
+pub(crate) fn open_log(logs: &dyn Logs, name: &Name) -> Result<(Box<dyn LogWriter>, Received), Error> {
+    let log = match logs.open_log(name) {
+        Err(LogError::Held) => return Err(Error::NodeRuns(name.to_string())),
+        opened => opened.map_err(Error::log(format!("opening log {name}")))?,
+    };
     let mut received = Received::default();
-    let mut reader = Reader::open(disk.clone(), dir, recovery.first).map_err(Error::journal(format!("reading log {name}")))?;
+    let mut reader = logs.read_log(name, log.first()).map_err(Error::log(format!("reading log {name}")))?;
     loop {
-        let (offset, record) = match reader.next() {
+        let (number, record) = match reader.next() {
             Ok(Some(next)) => next,
             Ok(None) => break,
             // Ingest goes on behind the gap. Whoever needs the lost records reports them: the workers' feed does.
-            Err(weir_journal::Error::Gap { from, to }) => {
-                error!(log = name, from = from.0, to = to.0, "records of the log are lost");
-                metrics::log_records_lost(to.0 - from.0);
+            Err(LogError::Gap { from, to }) => {
+                error!(log = %name, from, to, "records of the log are lost");
+                metrics::log_records_lost(to - from);
                 reader.seek(to);
                 continue;
             }
-            Err(failed) => return Err(Error::journal(format!("reading log {name}"))(failed)),
+            Err(failed) => return Err(Error::log(format!("reading log {name}"))(failed)),
         };
         match StampedFrame::decode(&record).and_then(|stamped| Ok((Frame::parse(&stamped.frame)?.header, stamped.identity))) {
             Ok((header, identity)) => _ = received.judge(&identity, &header),
-            Err(unreadable) => warn!(log = name, offset = offset.0, error = %unreadable, "record of the log does not decode"),
+            Err(unreadable) => warn!(log = %name, number, error = %unreadable, "record of the log does not decode"),
         }
     }
-    Ok((journal, received))
+    Ok((log, received))
 }
 
 /// Frames per lane whose content is remembered to tell a resend from a forgery.

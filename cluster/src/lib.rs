@@ -23,6 +23,7 @@ mod hold;
 mod holder;
 mod ingest;
 pub mod layout;
+mod log;
 mod membership;
 mod mesh;
 mod metrics;
@@ -32,3 +33,4 @@ pub mod replay;
 mod supervise;
 
 pub use error::Error;
+pub use log::LogError;

@@ -16,7 +16,6 @@ use tracing::info;
 use weir_archive::{Archive, Record, Store};
 use weir_config::{NodeConfig, Views};
 use weir_dataflow::ViewSettings;
-use weir_journal::{Disk, Options, RealDisk};
 use weir_schema::Name;
 use weir_transport::{Incoming, Server, TransportLimits};
 
@@ -28,6 +27,7 @@ use crate::forget::{self, Floor};
 use crate::hold::Candidate;
 use crate::holder::nonce;
 use crate::ingest::{Ingest, SharedReceived, open_log};
+use crate::log::{self, Logs};
 use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
@@ -53,18 +53,18 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let stop = Stop::default();
-    for dir in [&config.data_dir, &config.shared_dir, &layout::logs_dir(&config.shared_dir)] {
+    for dir in [&config.data_dir, &config.shared_dir] {
         std::fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
     }
     let scrape = recorder()?;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let logs = log::open(&config)?;
     let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
     let floor = Floor::default();
-    let (ingest, received) = start_ingest(&config, disk.clone(), incoming, floor.clone())?;
+    let (ingest, received) = start_ingest(&config, logs.clone(), incoming, floor.clone())?;
     let board = Board::default();
-    let holder = start_holder(&config, disk.clone(), board.clone(), floor.clone(), stop.clone())?;
+    let holder = start_holder(&config, logs.clone(), board.clone(), floor.clone(), stop.clone())?;
     let (archivist, record) = match config.archive.enabled {
-        true => start_record(&config, disk.clone(), &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
+        true => start_record(&config, logs.clone(), &stop).map(|(archivist, record)| (Some(archivist), Some(record)))?,
         false => (None, None),
     };
     let record_archive = record.as_ref().map(|options: &weir_query::RecordOptions| options.record.archive().clone());
@@ -87,7 +87,7 @@ pub async fn run(
     let watching = tokio::spawn(watch_engine(live.clone()));
     let archive = record_archive;
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
-    let parts = WorkersParts { disk, child, live, board, listener };
+    let parts = WorkersParts { logs, child, live, board, listener };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     workers.push(forgetting);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
@@ -127,33 +127,26 @@ async fn watch_engine(live: weir_query::Live) {
 
 fn start_ingest(
     config: &NodeConfig,
-    disk: Arc<dyn Disk>,
+    logs: Arc<dyn Logs>,
     incoming: mpsc::Receiver<Incoming>,
     floor: Floor,
 ) -> Result<(JoinHandle<()>, SharedReceived), Error> {
     let id = node_name(config)?;
-    let dir = layout::log_dir(&config.shared_dir, &id);
-    let options = Options { segment_bytes_max: config.journal.segment_bytes_max, ..Options::default() };
     let own = (floor, id.clone());
-    let open = move || match open_log(&disk, &dir, &options) {
-        Err(Error::Journal { why: weir_journal::Error::Locked { .. }, .. }) => Err(Error::NodeRuns(id.to_string())),
-        opened => opened,
-    };
-    let (ingest, received) = Ingest::new(open, config.journal.sync_bytes_max, own)?;
+    let (ingest, received) = Ingest::new(move || open_log(&*logs, &id), own)?;
     let thread = std::thread::Builder::new().name("ingest".to_owned()).spawn(move || ingest.run(incoming, wall_ms));
     Ok((thread.expect("a thread can be started"), received))
 }
 
 fn start_holder(
     config: &NodeConfig,
-    disk: Arc<dyn Disk>,
+    logs: Arc<dyn Logs>,
     board: Board,
     floor: Floor,
     stop: Stop,
 ) -> Result<JoinHandle<()>, Error> {
     let candidate = Candidate {
-        disk,
-        shared: config.shared_dir.clone(),
+        logs,
         settings: settings(&config.views),
         every: Duration::from_millis(config.tick_ms),
         board,
@@ -174,7 +167,7 @@ fn start_workers(
     parts: WorkersParts,
     stop: &Stop,
 ) -> Result<(JoinHandle<()>, Vec<tokio::task::JoinHandle<()>>), Error> {
-    let WorkersParts { disk, child, live, board, listener } = parts;
+    let WorkersParts { logs, child, live, board, listener } = parts;
     let node = node_name(config)?;
     let (status, run) = (Status::default(), nonce() as u64);
     let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
@@ -185,12 +178,12 @@ fn start_workers(
     let every = Duration::from_millis(config.mesh.limits.member_ms_max / BEATS_PER_SILENCE);
     let beating = tokio::spawn(beats::run(store, beat, status.clone(), board, every, wall_ms));
     let (told, now) = watch::channel(Now::default());
-    let (shared, stop) = (config.shared_dir.clone(), stop.clone());
+    let stop = stop.clone();
     let (bases, runtime) = (cluster_store(config)?, Handle::current());
     let base = move |first| runtime.block_on(forget::base(&bases, first));
     let following = std::thread::Builder::new()
         .name("follow".to_owned())
-        .spawn(move || follow(disk, shared, told, base, || stop.is_set()))
+        .spawn(move || follow(logs, told, base, || stop.is_set()))
         .expect("a thread can be started");
     let socket = layout::engine_socket(&config.data_dir);
     let limits = config.mesh.limits.clone();
@@ -214,7 +207,7 @@ async fn mesh_listener(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// What the workers' side of a node is made of.
 struct WorkersParts {
-    disk: Arc<dyn Disk>,
+    logs: Arc<dyn Logs>,
     child: ChildCommand,
     live: weir_query::Live,
     board: Board,
@@ -233,15 +226,15 @@ fn node_name(config: &NodeConfig) -> Result<Name, Error> {
 /// Starts to write the archive, and gives what queries read.
 fn start_record(
     config: &NodeConfig,
-    disk: Arc<dyn Disk>,
+    logs: Arc<dyn Logs>,
     stop: &Stop,
 ) -> Result<(JoinHandle<()>, weir_query::RecordOptions), Error> {
     let archive = Archive::new(Store::open(&config.archive.location)?);
     let searches_max = config.archive.limits.searches_max;
-    let tail = Arc::new(ChainTail::new(disk.clone(), &config.shared_dir));
+    let tail = Arc::new(ChainTail::new(logs.clone()));
     let record = Record::new(archive.clone(), tail);
-    let (shared, config) = (config.shared_dir.clone(), config.archive.clone());
-    let archivist = record::start(Archivist { disk, shared, archive, config, wall_ms, stop: Arc::clone(&stop.0) })?;
+    let config = config.archive.clone();
+    let archivist = record::start(Archivist { logs, archive, config, wall_ms, stop: Arc::clone(&stop.0) })?;
     Ok((archivist, weir_query::RecordOptions { record, searches_max }))
 }
 

@@ -1,17 +1,15 @@
 //! `--replay-to`: rebuild every view from the chain and the logs, and print one digest per view.
 //!
-//! Takes no lock and writes nothing into the shared directory, so it may run beside a live cluster. The workers are a mesh of their own, on
+//! Takes no lock and writes nothing of what nodes share, so it may run beside a live cluster. The workers are a mesh of their own, on
 //! this machine: as many processes, each with as many workers, as was asked for.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use weir_config::NodeConfig;
 use weir_dataflow::handle::{At, Client, Digest, Failure, Request, Response};
-use weir_journal::{Disk, Offset, Reader, RealDisk};
 use weir_schema::Name;
 
 use crate::chain::ChainRecord;
@@ -20,6 +18,7 @@ use crate::child::{self, ChildCommand};
 use crate::error::Error;
 use crate::generation::{Generation, Member};
 use crate::layout;
+use crate::log::{self, LogError};
 use crate::mesh::Place;
 use crate::node::cluster_store;
 
@@ -85,12 +84,11 @@ async fn beginning(config: &NodeConfig, tick: u64) -> Result<Option<u64>, Error>
 
 /// The first record that the chain has kept.
 fn first_record(config: &NodeConfig) -> Result<u64, Error> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let chain = Reader::open(disk, &layout::chain_dir(&config.shared_dir), Offset(0));
-    match chain.map_err(|_| Error::NoChain(config.shared_dir.clone()))?.next() {
-        Err(weir_journal::Error::Forgotten { first, .. }) => Ok(first.0),
+    let logs = log::open(config)?;
+    match logs.read_chain(0).map_err(|_| Error::NoChain(logs.place()))?.next() {
+        Err(LogError::Forgotten { first, .. }) => Ok(first),
         Ok(_) => Ok(0),
-        Err(failed) => Err(Error::journal("reading the chain")(failed)),
+        Err(failed) => Err(Error::log("reading the chain")(failed)),
     }
 }
 
@@ -174,13 +172,11 @@ fn other_socket(first: &std::path::Path, process: usize) -> PathBuf {
 
 /// The tick of the last record to rebuild.
 fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
-    let dir = layout::chain_dir(&config.shared_dir);
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let first = Offset(first_record(config)?);
-    let mut chain = Reader::open(disk, &dir, first).map_err(|_| Error::NoChain(config.shared_dir.clone()))?;
+    let logs = log::open(config)?;
+    let mut chain = logs.read_chain(first_record(config)?).map_err(|_| Error::NoChain(logs.place()))?;
     let mut last = None;
     let mut end = 0;
-    while let Some((_, bytes)) = chain.next().map_err(Error::journal("reading the chain"))? {
+    while let Some((_, bytes)) = chain.next().map_err(Error::log("reading the chain"))? {
         let tick = ChainRecord::decode(&bytes)?.tick;
         if to == ReplayTo::Last || matches!(to, ReplayTo::Tick(asked) if tick <= asked) {
             last = Some(tick);
@@ -192,7 +188,7 @@ fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     {
         return Err(Error::ChainEnds { last: end, asked });
     }
-    last.ok_or_else(|| Error::NoChain(config.shared_dir.clone()))
+    last.ok_or_else(|| Error::NoChain(logs.place()))
 }
 
 const CONNECT_EVERY: Duration = Duration::from_millis(20);

@@ -1,10 +1,9 @@
-//! The archivist: the one node that writes the archive, by the lock of its directory.
+//! The archivist: the one node that writes the archive.
 //!
 //! It follows the chain, and flushes when there is enough or it is time. While the store is away it reads no further, so its memory stays
 //! what one flush takes; the logs hold the rest, and queries read it there. Started again, by whatever end, it goes on at the position
 //! of the last manifest. Its threads run at a lower priority than ingest and the views.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,19 +14,17 @@ use tokio::task::JoinHandle as JoinTask;
 use tracing::{error, info, warn};
 use weir_archive::{Archive, Writer};
 use weir_config::ArchiveConfig;
-use weir_journal::{Disk, Lock};
 
 use super::cursor::Cursor;
 use super::{CONVERT, piece, upkeep};
 use crate::error::Error;
-use crate::{layout, metrics};
+use crate::log::{LogError, Logs, Office};
+use crate::metrics;
 
 /// What an archivist needs.
 pub(crate) struct Archivist {
     /// Reads the chain and the logs.
-    pub(crate) disk: Arc<dyn Disk>,
-    /// Below this directory.
-    pub(crate) shared: PathBuf,
+    pub(crate) logs: Arc<dyn Logs>,
     /// Where it writes.
     pub(crate) archive: Archive,
     /// How, and for how long.
@@ -62,34 +59,32 @@ fn lower_priority() {
 
 impl Archivist {
     fn run(&self, runtime: &Runtime) {
-        let dir = layout::archivist_dir(&self.shared);
         while !self.stopped() {
-            match self.disk.create_dir(&dir).map(|()| Lock::try_acquire(&dir)) {
-                Ok(Ok(Some(_lock))) => {
-                    if let Err(failed) = self.follow(runtime) {
+            match self.logs.elect_archivist() {
+                Ok(Some(office)) => {
+                    if let Err(failed) = self.follow(runtime, &*office) {
                         metrics::archive_failed();
                         error!(error = %failed, "the archive could not be written; trying on from its last manifest");
                     }
                 }
-                Ok(Ok(None)) => {}
-                Ok(Err(failed)) => warn!(error = %failed, "the archivist's lock could not be taken"),
-                Err(failed) => warn!(error = %failed, dir = %dir.display(), "the archivist's lock could not be made"),
+                Ok(None) => {}
+                Err(failed) => warn!(error = %failed, "it is not known who is the archivist"),
             }
             self.pause(TAKE_EVERY);
         }
     }
 
     /// Follows the chain from the last manifest on, until something is wrong or it is to end.
-    fn follow(&self, runtime: &Runtime) -> Result<(), Error> {
+    fn follow(&self, runtime: &Runtime, office: &dyn Office) -> Result<(), Error> {
         let catalog = runtime.block_on(self.archive.refresh())?;
         let state = match &catalog.state {
             Some(state) => Some(runtime.block_on(self.archive.read_state(state))?),
             None => None,
         };
         let mut cursor = loop {
-            match Cursor::open(self.disk.clone(), &self.shared, &catalog.position, state.as_deref()) {
+            match Cursor::open(self.logs.clone(), &catalog.position, state.as_deref()) {
                 // The holder makes the chain; it may not have come so far.
-                Err(Error::Journal { why: weir_journal::Error::Missing { .. }, .. }) if !self.stopped() => self.pause(POLL),
+                Err(Error::Log { why: LogError::Missing { .. }, .. }) if !self.stopped() => self.pause(POLL),
                 opened => break opened?,
             }
         };
@@ -98,7 +93,7 @@ impl Archivist {
         let mut writer = Writer::new(self.archive.clone(), CONVERT);
         let mut committed = catalog.position.chain;
         let mut oldest: Option<Instant> = None;
-        while !self.stopped() {
+        while !self.stopped() && office.is_held() {
             match cursor.next(u64::MAX)? {
                 Some(step) => {
                     if !step.taken.is_empty() {

@@ -1,25 +1,22 @@
 //! Reads the chain tick by tick, with the rows of all logs, from where an archive ends.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weir_archive::Position;
 use weir_dataflow::{Admission, Arrived, Command as EngineCommand, Intake, Taken, ViewSettings};
-use weir_journal::{Disk, Offset, Reader};
 use weir_schema::Name;
 
 use crate::chain::{ChainRecord, Command};
 use crate::error::Error;
 use crate::feed::read_named;
-use crate::layout;
+use crate::log::{Logs, Reader};
 
 /// A reader of the whole chain.
 pub(crate) struct Cursor {
-    disk: Arc<dyn Disk>,
-    shared: PathBuf,
-    chain: Reader,
-    logs: Vec<(Name, Reader)>,
+    all: Arc<dyn Logs>,
+    chain: Box<dyn Reader>,
+    logs: Vec<(Name, Box<dyn Reader>)>,
     tick: u64,
     settings: Option<ViewSettings>,
     /// Known from the chain's first record on.
@@ -42,11 +39,10 @@ struct StateV1<'a> {
 
 impl Cursor {
     /// Stands behind `position`. `state` is what [`Cursor::state`] gave there; none: at the chain's beginning.
-    pub(crate) fn open(disk: Arc<dyn Disk>, shared: &Path, position: &Position, state: Option<&[u8]>) -> Result<Self, Error> {
-        let dir = layout::chain_dir(shared);
-        let chain = Reader::open(disk.clone(), &dir, Offset(position.chain)).map_err(Error::journal("opening the chain"))?;
+    pub(crate) fn open(all: Arc<dyn Logs>, position: &Position, state: Option<&[u8]>) -> Result<Self, Error> {
+        let chain = all.read_chain(position.chain).map_err(Error::log("opening the chain"))?;
         let (settings, intake) = state.map(decode).transpose()?.unzip();
-        let mut cursor = Self { disk, shared: shared.to_owned(), chain, logs: Vec::new(), tick: position.tick, settings, intake };
+        let mut cursor = Self { all, chain, logs: Vec::new(), tick: position.tick, settings, intake };
         for (name, from) in &position.logs {
             let name =
                 Name::new(name).map_err(|wrong| Error::ChainRecord(format!("of the archive names log {name:?}: {wrong}")))?;
@@ -58,7 +54,7 @@ impl Cursor {
 
     /// The next tick, if the chain has it and it is not after `until`. After one that is, the cursor is at its end.
     pub(crate) fn next(&mut self, until: u64) -> Result<Option<Step>, Error> {
-        let Some((_, bytes)) = self.chain.next().map_err(Error::journal("reading the chain"))? else { return Ok(None) };
+        let Some((_, bytes)) = self.chain.next().map_err(Error::log("reading the chain"))? else { return Ok(None) };
         let record = ChainRecord::decode(&bytes)?;
         if record.tick > until {
             return Ok(None);
@@ -80,8 +76,8 @@ impl Cursor {
         for (index, offset) in &record.logs {
             let log = self.logs.get_mut(*index as usize);
             let (name, reader) = log.ok_or_else(|| Error::ChainRecord(format!("names log {index}, which is not registered")))?;
-            let from = reader.at().0;
-            read_named(reader, *index, from, *offset, &mut frames).map_err(|failed| failed.in_log(name.as_str()))?;
+            let from = reader.at();
+            read_named(&mut **reader, *index, from, *offset, &mut frames).map_err(|failed| failed.in_log(name.as_str()))?;
         }
         self.tick = record.tick;
         let intake = self.intake.as_mut().ok_or_else(|| Error::ChainRecord("comes before the views' settings".to_owned()))?;
@@ -90,8 +86,8 @@ impl Cursor {
 
     /// Behind which tick, record and frames it stands.
     pub(crate) fn position(&self) -> Position {
-        let logs = self.logs.iter().map(|(name, reader)| (name.as_str().to_owned(), reader.at().0));
-        Position { tick: self.tick, chain: self.chain.at().0, logs: logs.collect() }
+        let logs = self.logs.iter().map(|(name, reader)| (name.as_str().to_owned(), reader.at()));
+        Position { tick: self.tick, chain: self.chain.at(), logs: logs.collect() }
     }
 
     /// What to go on from at [`Cursor::position`].
@@ -102,9 +98,8 @@ impl Cursor {
         Ok(Some(postcard::to_extend(&state, vec![STATE_VERSION]).expect("numbers and bytes always serialise")))
     }
 
-    fn open_log(&self, name: &Name, from: u64) -> Result<Reader, Error> {
-        let dir = layout::log_dir(&self.shared, name);
-        Reader::open(self.disk.clone(), &dir, Offset(from)).map_err(Error::journal(format!("opening log {name}")))
+    fn open_log(&self, name: &Name, from: u64) -> Result<Box<dyn Reader>, Error> {
+        self.all.read_log(name, from).map_err(Error::log(format!("opening log {name}")))
     }
 }
 

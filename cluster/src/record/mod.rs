@@ -1,7 +1,7 @@
 //! The record: what is chained goes to the archive, and what is not there yet is read from the chain.
 //!
-//! `cursor.rs` reads ticks with their rows from any position of the chain; `archivist.rs` writes them to the archive, on the one node
-//! that holds the archivist's lock, and `upkeep.rs` keeps it in shape there; `tail.rs` reads them for queries, on every node.
+//! `cursor.rs` reads ticks with their rows from any position of the chain; `archivist.rs` writes them to the archive, on one node,
+//! and `upkeep.rs` keeps it in shape there; `tail.rs` reads them for queries, on every node.
 
 mod archivist;
 mod cursor;

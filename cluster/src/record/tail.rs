@@ -1,35 +1,32 @@
 //! The chain behind the archive, for queries: decoded as it is read, so that it takes no memory however far the archive is behind.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use weir_archive::{Position, Table, Tail, TailRequest, outside_schema};
 use weir_dataflow::{Taken, gather};
-use weir_journal::{Disk, Offset, Reader};
 
 use super::cursor::Cursor;
 use crate::chain::ChainRecord;
 use crate::error::Error;
-use crate::layout;
+use crate::log::{LogError, Logs};
 
-/// Reads the chain and the logs of a shared directory.
+/// Reads the chain and the logs of a cluster.
 pub struct ChainTail {
-    disk: Arc<dyn Disk>,
-    shared: PathBuf,
+    logs: Arc<dyn Logs>,
 }
 
 impl ChainTail {
-    /// Of the cluster that shares this directory.
-    pub fn new(disk: Arc<dyn Disk>, shared: &Path) -> Self {
-        Self { disk, shared: shared.to_owned() }
+    /// Behind the archive of the cluster with these.
+    pub(crate) fn new(logs: Arc<dyn Logs>) -> Self {
+        Self { logs }
     }
 
     fn rows(&self, request: &TailRequest, out: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), Error> {
         let state = request.state.as_ref().map(|state| state.as_slice());
-        let mut cursor = Cursor::open(self.disk.clone(), &self.shared, &request.position, state)?;
+        let mut cursor = Cursor::open(self.logs.clone(), &request.position, state)?;
         let all = outside_schema(request.table);
         let fields: Vec<_> =
             request.columns.iter().filter_map(|column| all.field_with_name(column.name()).ok().cloned()).collect();
@@ -60,25 +57,23 @@ impl ChainTail {
 
 impl fmt::Debug for ChainTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChainTail({})", self.shared.display())
+        write!(f, "ChainTail({})", self.logs.place())
     }
 }
 
 impl Tail for ChainTail {
     fn read(&self, request: &TailRequest, out: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), weir_archive::Error> {
         self.rows(request, out).map_err(|failed| match failed {
-            Error::Journal { why: weir_journal::Error::Forgotten { .. }, .. } => {
-                weir_archive::Error::Behind { number: request.number }
-            }
+            Error::Log { why: LogError::Forgotten { .. }, .. } => weir_archive::Error::Behind { number: request.number },
             other => weir_archive::Error::Tail(other.to_string()),
         })
     }
 
     fn last_tick(&self, position: &Position) -> Result<u64, weir_archive::Error> {
-        let failed = |why: weir_journal::Error| weir_archive::Error::Tail(format!("reading the chain: {why}"));
-        let mut chain = match Reader::open(self.disk.clone(), &layout::chain_dir(&self.shared), Offset(position.chain)) {
+        let failed = |why: LogError| weir_archive::Error::Tail(format!("reading the chain: {why}"));
+        let mut chain = match self.logs.read_chain(position.chain) {
             Ok(chain) => chain,
-            Err(weir_journal::Error::Missing { .. }) => return Ok(position.tick),
+            Err(LogError::Missing { .. }) => return Ok(position.tick),
             Err(why) => return Err(failed(why)),
         };
         let mut last = position.tick;

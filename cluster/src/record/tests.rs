@@ -13,6 +13,7 @@ use datafusion::prelude::SessionContext;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use weir_archive::{Archive, Record, RecordSnapshot, Store, Table, Writer};
+use weir_config::JournalLimits;
 use weir_dataflow::{Arrived, Command as EngineCommand, Intake, Tail, ViewSettings};
 use weir_journal::{Disk, Journal, Options, SimDisk};
 use weir_schema::{AgentIdentity, BatchBuilder, Column, Epoch, Event, Host, Kind, Lane, Name, Seq, StampedFrame};
@@ -22,6 +23,7 @@ use super::flaky::Flaky;
 use super::{CONVERT, ChainTail, piece};
 use crate::chain::{ChainRecord, Command};
 use crate::layout;
+use crate::log::{LocalLogs, Logs};
 
 /// Event id, tick, late.
 type Row = (String, i64, bool);
@@ -70,6 +72,10 @@ impl World {
 
     fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(self.disk.clone())
+    }
+
+    pub(super) fn logs(&self) -> Arc<dyn Logs> {
+        Arc::new(LocalLogs::new(self.disk(), &self.shared, &JournalLimits::default()))
     }
 
     /// (Re)opens the journals, as a node does after a death.
@@ -149,7 +155,7 @@ impl World {
     }
 
     fn record(&self, archive: &Archive) -> Record {
-        Record::new(archive.clone(), Arc::new(ChainTail::new(self.disk(), &self.shared)))
+        Record::new(archive.clone(), Arc::new(ChainTail::new(self.logs())))
     }
 
     /// What the oracle says there is up to a tick.
@@ -211,7 +217,7 @@ pub(super) async fn archive_up_to(world: &World, archive: &Archive, until: u64) 
         Some(state) => Some(archive.read_state(state).await.map_err(|error| error.to_string())?),
         None => None,
     };
-    let mut cursor = Cursor::open(world.disk(), &world.shared, &catalog.position, state.as_deref()).unwrap();
+    let mut cursor = Cursor::open(world.logs(), &catalog.position, state.as_deref()).unwrap();
     let mut writer = Writer::new(archive.clone(), CONVERT);
     while let Some(step) = cursor.next(until).unwrap() {
         writer.push(step.taken.into_iter().map(piece).collect());
@@ -305,7 +311,7 @@ fn a_second_archivist_is_fenced_and_nothing_is_twice() {
         let frames = world.frames(&[(0, 1, 1, 0), (1, 0, 1, 1)]);
         world.chain(Vec::new(), frames);
         // Both read the same ticks; one is first.
-        let mut cursor = Cursor::open(world.disk(), &world.shared, &Default::default(), None).unwrap();
+        let mut cursor = Cursor::open(world.logs(), &Default::default(), None).unwrap();
         let mut writer = Writer::new(two.clone(), CONVERT);
         while let Some(step) = cursor.next(u64::MAX).unwrap() {
             writer.push(step.taken.into_iter().map(piece).collect());
