@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 use weir_archive::{ObjectPath, Store};
+use weir_schema::Name;
 
 use crate::checkpoint;
 use crate::error::Error;
@@ -117,6 +118,14 @@ pub(crate) async fn look(store: &Store) -> Result<Seen, Error> {
     Ok(Seen { at: Instant::now(), beats, workers, checkpoints: checkpoint::list(store).await? })
 }
 
+/// Whether another process gives signs of life under this name: two looks, so far apart that it gives one between them.
+pub(crate) async fn is_alive(store: &Store, node: &Name, apart: Duration) -> Result<bool, Error> {
+    let path = ObjectPath::from(MEMBERS).join(node.as_str());
+    let Some(before) = store.read_if_there(&path).await? else { return Ok(false) };
+    tokio::time::sleep(apart).await;
+    Ok(store.read_if_there(&path).await?.is_some_and(|now| now != before))
+}
+
 /// Says how many workers each node shall have.
 pub(crate) async fn want_workers(store: &Store, workers: u32) -> Result<(), Error> {
     Ok(store.write(&ObjectPath::from(WANTED_WORKERS), workers.to_string().into_bytes()).await?)
@@ -135,8 +144,6 @@ const WANTED_WORKERS: &str = "wanted/workers";
 
 #[cfg(test)]
 mod tests {
-    use weir_schema::Name;
-
     use super::*;
 
     fn beat(node: &str, number: u64) -> Beat {
@@ -166,6 +173,25 @@ mod tests {
         assert_eq!((seen.beats, seen.workers), (vec![beat("n1", 1), beat("n2", 2)], Some(3)));
         std::fs::write(dir.path().join("wanted/workers"), "many").unwrap();
         assert_eq!(look(&store).await.unwrap().workers, None);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_taken_while_its_beats_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().to_str().unwrap()).unwrap();
+        let alive = async |apart_ms| is_alive(&store, &Name::new("n1").unwrap(), Duration::from_millis(apart_ms)).await.unwrap();
+        assert!(!alive(0).await, "nobody ever was");
+        write(&store, &beat("n1", 1)).await.unwrap();
+        assert!(!alive(0).await, "the last word of a dead node");
+        let goes_on = async {
+            for number in 2.. {
+                write(&store, &beat("n1", number)).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = goes_on => unreachable!("it never ends"),
+            alive = alive(100) => assert!(alive),
+        }
     }
 
     #[test]

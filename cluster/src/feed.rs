@@ -13,7 +13,7 @@ use weir_schema::StampedFrame;
 use crate::chain::{ChainRecord, ChainState, Command};
 use crate::checkpoint::{Position, Positions};
 use crate::error::Error;
-use crate::log::{LogError, Logs, Reader};
+use crate::log::{LogError, Logs, Pace, Reader};
 
 /// Which logs are this worker's.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +96,7 @@ struct Tail {
 impl Tail {
     fn run(&mut self, until: Until, to_worker: &SyncSender<FeedStep>) -> Result<(), Error> {
         let mut chain = loop {
-            match self.all.read_chain(self.record) {
+            match self.all.read_chain(self.record, Pace::Polling) {
                 Ok(reader) => break reader,
                 Err(missing) if until != Until::Forever => return Err(Error::log("opening the chain")(missing)),
                 // The holder makes it; it may not have come so far.

@@ -10,7 +10,7 @@ use crate::chain::{ChainRecord, ChainState};
 use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::generation::Generation;
-use crate::log::{LogError, Logs};
+use crate::log::{LogError, Logs, Pace};
 
 /// What the chain says now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,7 +48,7 @@ fn read(
     stop: &impl Fn() -> bool,
 ) -> Result<(), Error> {
     let mut chain = loop {
-        match logs.read_chain(0) {
+        match logs.read_chain(0, Pace::Polling) {
             Ok(reader) => break reader,
             // Its holder makes it; it may not have come so far.
             Err(_) if !stop() => std::thread::sleep(POLL),

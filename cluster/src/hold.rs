@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use weir_archive::Store;
 use weir_config::MeshLimits;
 use weir_dataflow::{Command as EngineCommand, ViewSettings};
@@ -14,7 +14,7 @@ use crate::chain::{ChainState, Command};
 use crate::error::Error;
 use crate::forget::{self, Floor};
 use crate::holder::{Holder, TAKE_EVERY};
-use crate::log::Logs;
+use crate::log::{LogError, Logs};
 use crate::membership::{Limits, Membership};
 use crate::metrics;
 
@@ -48,12 +48,14 @@ impl Candidate {
         while !stop() {
             let base = |first| self.runtime.block_on(forget::base(&self.store, first));
             match Holder::take(self.logs.clone(), self.settings, wall_ms(), base) {
-                Ok(Some(holder)) => {
-                    if let Err(failed) = self.hold(holder, &wall_ms, &stop) {
+                Ok(Some(holder)) => match self.hold(holder, &wall_ms, &stop) {
+                    Ok(()) => {}
+                    Err(Error::Log { why: why @ LogError::Fenced { .. }, .. }) => warn!(%why, "the chain has another holder now"),
+                    Err(failed) => {
                         metrics::chain_failed();
                         error!(error = %failed, place = self.logs.place(), "a record of the chain could not be written");
                     }
-                }
+                },
                 Ok(None) => std::thread::sleep(TAKE_EVERY),
                 Err(failed) => {
                     metrics::chain_failed();

@@ -12,7 +12,7 @@ use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use crate::chain::{ChainRecord, ChainState, Command, TickClock};
 use crate::checkpoint::Position;
 use crate::error::Error;
-use crate::log::{ChainWriter, LogError, Logs, Reader};
+use crate::log::{ChainWriter, LogError, Logs, Pace, Reader, nonce};
 use crate::metrics;
 
 /// Writes the chain.
@@ -123,7 +123,7 @@ impl Holder {
 
 /// Applies the chain from a record on, and gives the number of the next one.
 fn read(all: &dyn Logs, from: u64, state: &mut ChainState) -> Result<u64, Error> {
-    let mut reader = match all.read_chain(from) {
+    let mut reader = match all.read_chain(from, Pace::UpToNow) {
         Err(LogError::Missing { .. }) => return Ok(from),
         opened => opened.map_err(Error::log("reading the chain"))?,
     };
@@ -131,13 +131,6 @@ fn read(all: &dyn Logs, from: u64, state: &mut ChainState) -> Result<u64, Error>
         state.apply(&ChainRecord::decode(&bytes)?)?;
     }
     Ok(reader.at())
-}
-
-/// 128 bits that differ between any two calls, in any process: the standard library's per-process random keys over a counter.
-pub(crate) fn nonce() -> u128 {
-    use std::hash::{BuildHasher as _, RandomState};
-    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
-    half() << 64 | half()
 }
 
 /// A directory listing a second is enough to find a new node.

@@ -6,20 +6,21 @@
 //! Duplicates that reach two nodes meet again in the dataflow's dedupe, which has the last word; this one saves the disk.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::{error, warn};
 use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Name, Seq, StampedFrame};
 use weir_transport::{AckHandle, AckRanges, Added, Incoming, RefusedReason, ResumeState};
 
 use crate::error::Error;
 use crate::forget::Floor;
-use crate::log::{LogError, LogWriter, Logs};
+use crate::log::{Gather, LogError, LogWriter, Logs};
 use crate::metrics;
 
-/// What this node's log holds of each agent: the answer to "is this frame new?" and to a reconnecting agent's Hello.
+/// What this node's log holds of each agent: the answer to "is this frame new?".
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     lanes: HashMap<LaneKey, LaneReceived>,
@@ -50,14 +51,13 @@ impl Received {
     pub(crate) fn judge(&mut self, identity: &AgentIdentity, header: &FrameHeader) -> Verdict {
         let lane = self.lanes.entry((identity.clone(), header.epoch, header.lane)).or_default();
         let first = header.first_seq.0;
-        let seqs = header.first_seq..Seq(first + u64::from(header.count));
         if let Some((count, crc)) = lane.contents.get(&first)
             && (*count, *crc) != (header.count, header.crc)
         {
             return Verdict::Conflict;
         }
         // A range too many is not remembered: should the frame come again, the dataflow's dedupe has the last word.
-        if lane.ranges.add(seqs) == Added::Known {
+        if lane.ranges.add(seqs(header)) == Added::Known {
             return Verdict::Duplicate;
         }
         lane.contents.insert(first, (header.count, header.crc));
@@ -67,28 +67,27 @@ impl Received {
         Verdict::New
     }
 
-    /// Acked ranges per lane of one run of an agent.
-    pub(crate) fn of(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
-        let lanes = Lane::ALL.into_iter();
-        let known = lanes.filter_map(|lane| Some((lane, self.lanes.get(&(agent.clone(), epoch, lane))?.ranges.clone())));
-        known.collect()
+    fn ranges(&self) -> HashMap<LaneKey, AckRanges> {
+        self.lanes.iter().map(|(key, lane)| (key.clone(), lane.ranges.clone())).collect()
     }
 }
 
-/// What is received, shared between the loop that writes it and the server that tells reconnecting agents. The loop holds
-/// the lock from the check to the sync, so nobody is ever told of a frame that is not durable.
+/// What is durable of each agent: the answer to a reconnecting agent's Hello. The loop that writes the log adds to it after each sync, so
+/// nobody is ever told of a frame that is not durable, and nobody waits for a sync.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SharedReceived(Arc<Mutex<Received>>);
+pub(crate) struct Durable(Arc<Mutex<HashMap<LaneKey, AckRanges>>>);
 
-impl SharedReceived {
-    fn lock(&self) -> MutexGuard<'_, Received> {
+impl Durable {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LaneKey, AckRanges>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ResumeState for SharedReceived {
+impl ResumeState for Durable {
     fn acked(&self, agent: &AgentIdentity, epoch: Epoch) -> Vec<(Lane, AckRanges)> {
-        self.lock().of(agent, epoch)
+        let durable = self.lock();
+        let of = |lane| Some((lane, durable.get(&(agent.clone(), epoch, lane))?.clone()));
+        Lane::ALL.into_iter().filter_map(of).collect()
     }
 }
 
@@ -97,37 +96,38 @@ pub(crate) struct Ingest<Open> {
     open: Open,
     /// Absent only while it is opened again.
     log: Option<Box<dyn LogWriter>>,
-    received: SharedReceived,
+    received: Received,
+    durable: Durable,
     /// What may be forgotten, and which log this is.
     floor: (Floor, Name),
 }
 
 impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open> {
     /// Opens the log by `open`, which is called again whenever the log has failed. Also gives what reconnecting agents are told.
-    pub(crate) fn new(mut open: Open, floor: (Floor, Name)) -> Result<(Self, SharedReceived), Error> {
+    pub(crate) fn new(mut open: Open, floor: (Floor, Name)) -> Result<(Self, Durable), Error> {
         let (log, received) = open()?;
-        let received = SharedReceived(Arc::new(Mutex::new(received)));
-        Ok((Self { open, log: Some(log), received: received.clone(), floor }, received))
+        let durable = Durable(Arc::new(Mutex::new(received.ranges())));
+        Ok((Self { open, log: Some(log), received, durable: durable.clone(), floor }, durable))
     }
 
     /// Runs until every sender of `incoming` is gone.
     pub(crate) fn run(mut self, mut incoming: mpsc::Receiver<Incoming>, wall_ms: impl Fn() -> u64) {
         let mut group: Vec<Incoming> = Vec::new();
+        let mut last: Option<Instant> = None;
         while let Some(first) = incoming.blocking_recv() {
-            let mut bytes = first.frame.bytes.len();
             group.push(first);
-            let bytes_max = self.log.as_ref().map_or(0, |log| log.gather().bytes_max);
-            while bytes < bytes_max {
-                let Ok(next) = incoming.try_recv() else { break };
-                bytes += next.frame.bytes.len();
-                group.push(next);
-            }
+            let gather = self.log.as_ref().expect("present outside reopen").gather();
+            fill(&mut group, &mut incoming, gather, last);
+            last = Some(Instant::now());
             let committed = self.commit(&mut group, wall_ms()).and_then(|()| self.forget());
             if let Err(failed) = committed {
                 error!(error = %failed, "log could not be written: its frames stay unacknowledged and are resent");
                 metrics::log_failed();
                 group.clear();
-                self.reopen();
+                self.reopen(&incoming);
+                if self.log.is_none() {
+                    return;
+                }
             }
         }
     }
@@ -135,18 +135,17 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
     /// Appends, syncs, acknowledges. On failure nothing of the group is acknowledged: the agents keep and resend it.
     fn commit(&mut self, group: &mut Vec<Incoming>, received_ms: u64) -> Result<(), LogError> {
         let log = self.log.as_mut().expect("present outside reopen");
-        let mut received = self.received.lock();
         let mut acks = Vec::with_capacity(group.len());
-        let mut fresh = false;
+        let mut fresh = Vec::new();
         for incoming in group.drain(..) {
             let header = incoming.frame.header;
-            match received.judge(&incoming.identity, &header) {
+            match self.received.judge(&incoming.identity, &header) {
                 Verdict::New => {
                     metrics::frame_received(incoming.frame.bytes.len(), header.count);
                     let identity = (*incoming.identity).clone();
+                    fresh.push((identity.clone(), header));
                     let stamped = StampedFrame { identity, received_ms, frame: incoming.frame.bytes };
                     log.append(&stamped.encode())?;
-                    fresh = true;
                     acks.push(incoming.ack);
                 }
                 Verdict::Duplicate => {
@@ -161,12 +160,16 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
                 }
             }
         }
-        if fresh {
+        if !fresh.is_empty() {
             let begun = Instant::now();
             log.sync()?;
             metrics::group_synced(begun.elapsed());
         }
-        drop(received);
+        let mut durable = self.durable.lock();
+        for (identity, header) in fresh {
+            durable.entry((identity, header.epoch, header.lane)).or_default().add(seqs(&header));
+        }
+        drop(durable);
         acks.into_iter().for_each(AckHandle::durable);
         Ok(())
     }
@@ -178,21 +181,50 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
     }
 
     /// A failed sync leaves unknown what is on the disk: read the log again before the next frame.
-    fn reopen(&mut self) {
+    /// Gives up when nobody is left to send.
+    fn reopen(&mut self, incoming: &mpsc::Receiver<Incoming>) {
         // Its lock goes with it.
         self.log = None;
-        loop {
-            std::thread::sleep(REOPEN_AFTER);
+        let mut pause = REOPEN_AFTER;
+        while !incoming.is_closed() {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(REOPEN_AFTER_MAX);
             match (self.open)() {
                 Ok((log, received)) => {
                     self.log = Some(log);
-                    *self.received.lock() = received;
+                    *self.durable.lock() = received.ranges();
+                    self.received = received;
                     return;
                 }
                 Err(failed) => error!(error = %failed, "log could not be opened again; trying on"),
             }
         }
     }
+}
+
+/// Adds what comes until there is enough, or it is time for the next sync.
+fn fill(group: &mut Vec<Incoming>, incoming: &mut mpsc::Receiver<Incoming>, gather: Gather, last: Option<Instant>) {
+    let mut bytes: usize = group.iter().map(|incoming| incoming.frame.bytes.len()).sum();
+    while bytes < gather.bytes_max {
+        match incoming.try_recv() {
+            Ok(next) => {
+                bytes += next.frame.bytes.len();
+                group.push(next);
+            }
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                let left = last.map_or(Duration::ZERO, |last| gather.pause.saturating_sub(last.elapsed()));
+                if left.is_zero() {
+                    return;
+                }
+                std::thread::sleep(left.min(GATHER_EVERY));
+            }
+        }
+    }
+}
+
+fn seqs(header: &FrameHeader) -> Range<Seq> {
+    header.first_seq..Seq(header.first_seq.0 + u64::from(header.count))
 }
 
 /// Opens a node's log and reads what it holds of each agent.
@@ -227,6 +259,9 @@ pub(crate) fn open_log(logs: &dyn Logs, name: &Name) -> Result<(Box<dyn LogWrite
 /// Frames per lane whose content is remembered to tell a resend from a forgery.
 const CONTENTS_PER_LANE_MAX: usize = 1_024;
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(5);
+/// How often frames are taken from the sockets while a sync waits for more.
+const GATHER_EVERY: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -255,10 +290,11 @@ mod tests {
         assert_eq!(received.judge(&one, &frame(0, 3, 6)), Verdict::Conflict);
         assert_eq!(received.judge(&two, &frame(0, 3, 6)), Verdict::New, "another agent has seqs of its own");
         assert_eq!(received.judge(&one, &frame(9, 1, 5)), Verdict::New, "a gap is no reason to refuse");
-        let lanes = received.of(&one, Epoch(1));
+        let durable = Durable(Arc::new(Mutex::new(received.ranges())));
+        let lanes = durable.acked(&one, Epoch(1));
         assert_eq!(lanes.len(), 1);
         assert!(lanes[0].1.contains(Seq(0)..Seq(3)) && lanes[0].1.contains(Seq(9)..Seq(10)));
         assert!(!lanes[0].1.contains(Seq(3)..Seq(4)));
-        assert!(received.of(&one, Epoch(2)).is_empty());
+        assert!(durable.acked(&one, Epoch(2)).is_empty());
     }
 }

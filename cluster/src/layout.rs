@@ -6,6 +6,7 @@
 //! SHARED/cluster/          objects: signs of life of the nodes, what people want of the mesh, checkpoints of the views
 //! SHARED/archivist/lock    held by the node that writes the archive
 //! SHARED/archive/          the archive, unless the config puts it elsewhere
+//! SHARED/object/           at log level `object`, unless the config puts it elsewhere: `chain/`, `logs/<node>/` and `cluster/` as objects
 //! DATA/engine.sock         the Handle protocol between a node and its worker child
 //! DATA/replay.sock         the same, of a replay that may run beside the node
 //! ```
@@ -31,7 +32,7 @@ pub fn log_dir(shared: &Path, node: &Name) -> PathBuf {
 
 /// Where the objects lie by which nodes agree.
 pub fn cluster_dir(shared: &Path) -> PathBuf {
-    shared.join("cluster")
+    shared.join(CLUSTER)
 }
 
 /// Whoever has the lock of this directory writes the archive.
@@ -48,3 +49,6 @@ pub fn engine_socket(data: &Path) -> PathBuf {
 pub fn replay_socket(data: &Path) -> PathBuf {
     data.join("replay.sock")
 }
+
+/// The folder of those objects, in a directory or in a store.
+pub const CLUSTER: &str = "cluster";

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 use weir_archive::{Archive, Record, Store};
-use weir_config::{NodeConfig, Views};
+use weir_config::{LogLevel, NodeConfig, Views};
 use weir_dataflow::ViewSettings;
 use weir_schema::Name;
 use weir_transport::{Incoming, Server, TransportLimits};
@@ -25,9 +25,8 @@ use crate::error::Error;
 use crate::follow::{Now, follow};
 use crate::forget::{self, Floor};
 use crate::hold::Candidate;
-use crate::holder::nonce;
-use crate::ingest::{Ingest, SharedReceived, open_log};
-use crate::log::{self, Logs};
+use crate::ingest::{Durable, Ingest, open_log};
+use crate::log::{self, Logs, nonce};
 use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
@@ -58,6 +57,13 @@ pub async fn run(
     }
     let scrape = recorder()?;
     let logs = log::open(&config)?;
+    if config.log.level == LogLevel::Object {
+        // No lock keeps two processes from one log; the second one would take it from the first.
+        let apart = Duration::from_millis(config.mesh.limits.member_ms_max / BEATS_PER_SILENCE * 2);
+        if beats::is_alive(&cluster_store(&config)?, &node_name(&config)?, apart).await? {
+            return Err(Error::NodeRuns(config.id.clone()));
+        }
+    }
     let (to_ingest, incoming) = mpsc::channel(INCOMING_FRAMES_MAX);
     let floor = Floor::default();
     let (ingest, received) = start_ingest(&config, logs.clone(), incoming, floor.clone())?;
@@ -130,7 +136,7 @@ fn start_ingest(
     logs: Arc<dyn Logs>,
     incoming: mpsc::Receiver<Incoming>,
     floor: Floor,
-) -> Result<(JoinHandle<()>, SharedReceived), Error> {
+) -> Result<(JoinHandle<()>, Durable), Error> {
     let id = node_name(config)?;
     let own = (floor, id.clone());
     let (ingest, received) = Ingest::new(move || open_log(&*logs, &id), own)?;
@@ -214,9 +220,12 @@ struct WorkersParts {
     listener: TcpListener,
 }
 
-/// The objects by which nodes agree.
+/// The objects by which nodes agree: where their logs are.
 pub(crate) fn cluster_store(config: &NodeConfig) -> Result<Store, Error> {
-    Ok(Store::open(&layout::cluster_dir(&config.shared_dir).display().to_string())?)
+    match config.log.level {
+        LogLevel::Local => Ok(Store::open(&layout::cluster_dir(&config.shared_dir).display().to_string())?),
+        LogLevel::Object => Ok(Store::open(&config.log.location)?.below(layout::CLUSTER)),
+    }
 }
 
 fn node_name(config: &NodeConfig) -> Result<Name, Error> {

@@ -18,7 +18,7 @@ use crate::child::{self, ChildCommand};
 use crate::error::Error;
 use crate::generation::{Generation, Member};
 use crate::layout;
-use crate::log::{self, LogError};
+use crate::log::{self, LogError, Pace};
 use crate::mesh::Place;
 use crate::node::cluster_store;
 
@@ -85,7 +85,7 @@ async fn beginning(config: &NodeConfig, tick: u64) -> Result<Option<u64>, Error>
 /// The first record that the chain has kept.
 fn first_record(config: &NodeConfig) -> Result<u64, Error> {
     let logs = log::open(config)?;
-    match logs.read_chain(0).map_err(|_| Error::NoChain(logs.place()))?.next() {
+    match logs.read_chain(0, Pace::UpToNow).map_err(|_| Error::NoChain(logs.place()))?.next() {
         Err(LogError::Forgotten { first, .. }) => Ok(first),
         Ok(_) => Ok(0),
         Err(failed) => Err(Error::log("reading the chain")(failed)),
@@ -173,7 +173,7 @@ fn other_socket(first: &std::path::Path, process: usize) -> PathBuf {
 /// The tick of the last record to rebuild.
 fn last_tick(config: &NodeConfig, to: ReplayTo) -> Result<u64, Error> {
     let logs = log::open(config)?;
-    let mut chain = logs.read_chain(first_record(config)?).map_err(|_| Error::NoChain(logs.place()))?;
+    let mut chain = logs.read_chain(first_record(config)?, Pace::UpToNow).map_err(|_| Error::NoChain(logs.place()))?;
     let mut last = None;
     let mut end = 0;
     while let Some((_, bytes)) = chain.next().map_err(Error::log("reading the chain"))? {

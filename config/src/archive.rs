@@ -1,7 +1,5 @@
 //! Where the record is kept, how it is written, and for how long.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 
 use crate::document::Document;
@@ -13,7 +11,8 @@ use crate::section::numbers;
 pub struct ArchiveConfig {
     /// Write and read it. Default true. Without it `events` and `samples` are the last rows in memory.
     pub enabled: bool,
-    /// A path, relative to the file, or a URL: `s3://bucket/folder`, `gs://…`, `az://…`. Default: `archive` in `shared_dir`.
+    /// A path, relative to the file, or a URL: `s3://bucket/folder`, `gs://…`, `az://…`. Default: `archive` in `shared_dir`, at log level
+    /// `object` in `log.location`.
     pub location: String,
     /// How it is written.
     pub limits: ArchiveLimits,
@@ -81,9 +80,9 @@ struct RawRetention {
 }
 
 impl RawArchive {
-    pub(crate) fn check(self, document: &Document, default_location: PathBuf) -> Result<ArchiveConfig, Error> {
+    pub(crate) fn check(self, document: &Document, default_location: String) -> Result<ArchiveConfig, Error> {
         let location = match self.location {
-            None => default_location.display().to_string(),
+            None => default_location,
             Some(raw) if raw.contains("://") => raw,
             Some(raw) => document.path("archive.location", raw.as_ref())?.display().to_string(),
         };

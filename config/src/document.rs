@@ -46,7 +46,8 @@ impl Document {
         let tree = DeTable::parse(text).map_err(|error| document.syntax(text, &error))?;
         document.note_table("", tree.get_ref(), text);
         let raw = toml::from_str::<R>(text).map_err(|error| document.refusal(text, &error))?;
-        let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let mut variables: Vec<_> =
+            environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX) && name != LOG_FILTER).collect();
         if variables.is_empty() {
             return Ok((document, raw));
         }
@@ -179,7 +180,7 @@ impl Document {
             let cure = cure_of_type(&key, &over.text);
             return Err(over.wrong(&key, plain(error.message()), cure));
         };
-        // A variable without a section that is no key belongs to somebody else, such as WEIR_LOG.
+        // A variable without a section that is no key belongs to somebody else.
         if path.len() == 1 { Ok(()) } else { Err(over.wrong(&key, "unknown key".into(), unknown.cure())) }
     }
 
@@ -310,6 +311,8 @@ fn distance(left: &str, right: &str) -> usize {
 
 /// What an environment variable begins with to be an override.
 const PREFIX: &str = "WEIR_";
+/// Not ours, though there is a section of that name: what the programs write to standard error.
+const LOG_FILTER: &str = "WEIR_LOG";
 /// Longest name, in bytes: the wire's own limit.
 const NAME_BYTES_MAX: usize = 128;
 /// Longest value that an error repeats.

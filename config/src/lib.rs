@@ -7,7 +7,7 @@
 //!   same word in file, code, metric and manual.
 //! - `WEIR_` and the path with `__` overrides a key: `WEIR_LISTEN__SQL=127.0.0.1:8432`, `WEIR_TICK_MS=250`. The value is read
 //!   as TOML where the key takes it so, else as text. A variable with a section that is no key is refused; one without a
-//!   section that is no key (`WEIR_LOG`) belongs to somebody else.
+//!   section that is no key belongs to somebody else, as `WEIR_LOG` does, which says what is logged.
 //! - Relative paths, also from the environment, are relative to the folder of the file.
 //! - An [`Error`] is one line: file and line, key, value, what is wrong, what to do.
 //!
@@ -20,6 +20,7 @@ mod archive;
 mod demo;
 mod document;
 mod error;
+mod log;
 mod node;
 mod section;
 mod tls;
@@ -32,6 +33,7 @@ pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
 pub use error::Error;
+pub use log::{LogConfig, LogLevel};
 pub use node::{CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen, Views};
 pub use tls::{ClientTls, ServerTls};
 

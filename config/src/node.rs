@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::archive::{ArchiveConfig, RawArchive};
 use crate::document::Document;
 use crate::error::Error;
+use crate::log::{LogConfig, LogLevel, RawLog};
 use crate::section::numbers;
 use crate::tls::{RawTls, ServerTls};
 
@@ -36,7 +37,9 @@ pub struct NodeConfig {
     pub views: Views,
     /// What agents may use of this node.
     pub limits: Limits,
-    /// The node's log.
+    /// Where the chain and the logs lie.
+    pub log: LogConfig,
+    /// The node's log at level `local`.
     pub journal: JournalLimits,
     /// What one query may use.
     pub query: QueryLimits,
@@ -44,7 +47,7 @@ pub struct NodeConfig {
     pub archive: ArchiveConfig,
     /// Milliseconds between two ticks: the grain of answers.
     ///
-    /// Default 100 (a fifth of the 500 ms from event to answer), from 10 to 10000.
+    /// Default 100 (a fifth of the 500 ms from event to answer), at log level `object` 250 (each tick is an object), from 10 to 10000.
     pub tick_ms: u64,
 }
 
@@ -163,7 +166,7 @@ numbers! {
 }
 
 numbers! {
-    /// The node's log: when it is synced and how it is cut.
+    /// The node's log at level `local`: when it is synced and how it is cut.
     JournalLimits (RawJournalLimits) in "journal" {
         /// Bytes gathered before a sync is made at once.
         sync_bytes_max: usize = 4194304 in 65536 ..= 67108864;
@@ -215,6 +218,7 @@ struct RawNode {
     workers: Option<i64>,
     views: RawViews,
     limits: RawLimits,
+    log: RawLog,
     journal: RawJournalLimits,
     query: RawQueryLimits,
     archive: RawArchive,
@@ -247,7 +251,11 @@ impl RawNode {
             Some(raw) => document.path("shared_dir", &raw)?,
             None => data_dir.join("shared"),
         };
-        let archive_dir = shared_dir.join("archive");
+        let log = self.log.check(document, &shared_dir.join("object"))?;
+        let archive = match log.level {
+            LogLevel::Local => shared_dir.join("archive").display().to_string(),
+            LogLevel::Object => format!("{}/archive", log.location.trim_end_matches('/')),
+        };
         let config = NodeConfig {
             id: document.name("id", id)?,
             data_dir,
@@ -259,14 +267,19 @@ impl RawNode {
             workers: document.number("workers", self.workers, 1, 1..=64)? as usize,
             views: self.views.check(document)?,
             limits: self.limits.check(document)?,
+            tick_ms: document.number("tick_ms", self.tick_ms, log.tick_ms(), 10..=10_000)?,
+            log,
             journal: self.journal.check(document)?,
             query: self.query.check(document)?,
-            archive: self.archive.check(document, archive_dir)?,
-            tick_ms: document.number("tick_ms", self.tick_ms, 100, 10..=10_000)?,
+            archive: self.archive.check(document, archive)?,
         };
         if config.listen.mesh.ip().is_unspecified() && config.mesh.advertise.is_none() {
             let cure = "write the address that other nodes reach it at, such as \"10.0.0.7:7444\"";
             return Err(document.wrong("mesh.advertise", "listen.mesh is every address of this machine", cure));
+        }
+        if config.log.level == LogLevel::Object && config.log.holder_ttl_ms < 4 * config.tick_ms {
+            let cure = format!("write at least {}, four times tick_ms, or lower tick_ms", 4 * config.tick_ms);
+            return Err(document.wrong("log.holder_ttl_ms", "less than four ticks", cure));
         }
         if config.limits.in_flight_bytes_max < config.limits.frame_bytes_max {
             let cure = format!("write at least limits.frame_bytes_max, {}", config.limits.frame_bytes_max);

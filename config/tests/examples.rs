@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use weir_config::{AgentConfig, DemoConfig, Error, NodeConfig};
+use weir_config::{AgentConfig, DemoConfig, Error, LogLevel, NodeConfig};
 
 #[test]
 fn examples_parse_as_they_stand() {
@@ -49,6 +49,7 @@ fn examples_show_every_key() {
                 "checkpoint",
                 "views",
                 "limits",
+                "log",
                 "journal",
                 "query",
                 "archive",
@@ -117,7 +118,13 @@ fn the_environment_overrides() {
     );
     assert_eq!(with("WEIR_DATA_DIR", "x").unwrap().data_dir, Path::new("/etc/weir/x"));
     let plain = NodeConfig::parse(file, &text("node"), []).unwrap();
-    assert_eq!(with("WEIR_LOG", "debug").unwrap(), plain, "not ours: no section, no key");
+    assert_eq!(with("WEIR_LOG", "debug").unwrap(), plain, "not ours, whatever sections there are");
+    assert_eq!(with("WEIR_LOGS", "debug").unwrap(), plain, "not ours: no section, no key");
+    let object = with("WEIR_LOG__LEVEL", "object").unwrap();
+    assert_eq!((object.log.level, object.tick_ms), (LogLevel::Object, 250));
+    let bucket =
+        NodeConfig::parse(file, MINIMAL, [("WEIR_LOG__LEVEL", "object"), ("WEIR_LOG__LOCATION", "s3://weir/a/")].map(owned));
+    assert_eq!(bucket.unwrap().archive.location, "s3://weir/a/archive", "beside the logs");
     assert_eq!(with("PATH", "1").unwrap(), plain);
 
     let line = |name, value| with(name, value).unwrap_err().to_string();
@@ -141,12 +148,15 @@ fn paths_are_relative_to_the_file() {
     let config = AgentConfig::parse(Path::new("/etc/weir/agent.toml"), &text("agent"), []).unwrap();
     assert_eq!(config.tls.ca, Path::new("/etc/weir/tls/ca.pem"));
     assert_eq!(config.collector.proc_root, Path::new("/proc"));
-    let node = NodeConfig::parse(
-        Path::new("node.toml"),
-        "id = \"a\"\ndata_dir = \"d\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"",
-        [],
-    );
-    assert_eq!(node.unwrap().shared_dir, Path::new("d/shared"));
+    let node = NodeConfig::parse(Path::new("node.toml"), MINIMAL, []).unwrap();
+    assert_eq!(node.shared_dir, Path::new("d/shared"));
+    assert_eq!((node.log.location.as_str(), node.archive.location.as_str()), ("d/shared/object", "d/shared/archive"));
+}
+
+const MINIMAL: &str = "id = \"a\"\ndata_dir = \"d\"\n[tls]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"";
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
 }
 
 #[test]

@@ -74,6 +74,17 @@ impl SimAgent {
         Ok(())
     }
 
+    /// Sends one event at once, and says how long its acknowledgement took.
+    pub async fn acked(&mut self, event: &Event, within: Duration) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        self.tell(event, begun).await?;
+        for frame in self.batcher.finish()? {
+            self.client.send(frame).await?;
+        }
+        self.client.flush(std::time::Instant::now() + within).await?;
+        Ok(begun.elapsed())
+    }
+
     /// Sends what is left, waits until all is acknowledged, and says good-bye.
     pub async fn finish(mut self, within: Duration) -> anyhow::Result<()> {
         for frame in self.batcher.finish()? {

@@ -46,6 +46,8 @@ pub struct Measured {
     pub took: Duration,
     /// Event to visible row, milliseconds, sorted.
     pub latencies_ms: Vec<f64>,
+    /// A frame sent to its acknowledgement, milliseconds, sorted.
+    pub acks_ms: Vec<f64>,
     /// CPU seconds of the nodes and their worker children.
     pub cpu_s: f64,
 }
@@ -53,10 +55,18 @@ pub struct Measured {
 impl Measured {
     /// The latency that this share of probes did not exceed.
     pub fn latency_ms(&self, share: f64) -> f64 {
-        let last = self.latencies_ms.len().saturating_sub(1);
-        let at = (self.latencies_ms.len() as f64 * share) as usize;
-        self.latencies_ms.get(at.min(last)).copied().unwrap_or(f64::NAN)
+        at_share(&self.latencies_ms, share)
     }
+
+    /// The time to an acknowledgement that this share of probes did not exceed.
+    pub fn ack_ms(&self, share: f64) -> f64 {
+        at_share(&self.acks_ms, share)
+    }
+}
+
+fn at_share(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
 /// Starts a cluster of `program` on free ports, loads it, and measures.
@@ -77,7 +87,8 @@ pub async fn run(program: &Path, options: BenchOptions) -> anyhow::Result<Measur
     let started = Instant::now();
     let fleet_options = FleetOptions { hosts: options.hosts, rate: options.rate, seed: 7, start_ns: 0 };
     let fleet = runner::start(fleet_options, target.clone()).await?;
-    let latencies_ms = probe(&sql, &target, options.lasts).await?;
+    let (visible, acked) = tokio::join!(probe(&sql, &target, options.lasts), probe_acks(&target, options.lasts));
+    let (latencies_ms, mut acks_ms) = (visible?, acked?);
     let books = fleet.stop().await?;
     let probes = latencies_ms.len() as u64;
     let (counted, took) = wait_until_counted(&sql, books.events, started).await?;
@@ -85,8 +96,9 @@ pub async fn run(program: &Path, options: BenchOptions) -> anyhow::Result<Measur
     cluster.stop().await;
     let mut sorted = latencies_ms;
     sorted.sort_by(f64::total_cmp);
+    acks_ms.sort_by(f64::total_cmp);
     anyhow::ensure!(probes > 0, "no probe became visible");
-    Ok(Measured { books, counted, took, latencies_ms: sorted, cpu_s })
+    Ok(Measured { books, counted, took, latencies_ms: sorted, acks_ms, cpu_s })
 }
 
 /// Connects every 20 ms from a region of its own, and notes when each connection is counted.
@@ -120,6 +132,21 @@ async fn probe(sql: &tokio_postgres::Client, target: &Target, lasts: Duration) -
     }
     agent.finish(VISIBLE_WITHIN).await?;
     Ok(latencies_ms)
+}
+
+/// Sends a frame, waits for its acknowledgement and a little longer, and so on.
+async fn probe_acks(target: &Target, lasts: Duration) -> anyhow::Result<Vec<f64>> {
+    let host = Arc::new(Host { host: "acks".into(), simulated: true, ..Host::default() });
+    let mut agent = SimAgent::start(target, ACKS_REGION, host, random_epoch(), 0)?;
+    let (started, mut acks_ms) = (Instant::now(), Vec::new());
+    while started.elapsed() < lasts {
+        let event = probe_event(now_ns(), acks_ms.len() as u64);
+        acks_ms.push(agent.acked(&event, VISIBLE_WITHIN).await?.as_secs_f64() * 1e3);
+        tokio::time::sleep(ACK_PAUSE).await;
+    }
+    agent.finish(VISIBLE_WITHIN).await?;
+    // The first one waited for the connection.
+    Ok(acks_ms.split_off(1.min(acks_ms.len())))
 }
 
 fn probe_event(time: i64, number: u64) -> Event {
@@ -171,6 +198,9 @@ fn process_cpu_seconds(pid: u32) -> Option<f64> {
     Some(ticks.iter().sum::<f64>() / CLOCK_TICKS_PER_S)
 }
 
+const ACKS_REGION: &str = "acks";
+/// No multiple of what a node gathers for.
+const ACK_PAUSE: Duration = Duration::from_millis(37);
 const PROBE_REGION: &str = "probe";
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);

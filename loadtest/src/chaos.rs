@@ -239,8 +239,10 @@ async fn check(report: &mut Report, program: &Path, setup: &Setup, nodes: Vec<No
         node.kill().await;
     }
     // Without checkpoints and signs of life: a first start of one node over the same chain and logs.
-    let cluster = setup.shared().join("cluster");
-    std::fs::rename(&cluster, setup.shared().join("cluster.aside")).context("setting the checkpoints aside")?;
+    // At log level `object` they are where chain and logs are.
+    let places = [setup.shared().join("object"), setup.shared()];
+    let place = places.iter().find(|place| place.join("cluster").is_dir()).context("the nodes left no signs of life")?;
+    std::fs::rename(place.join("cluster"), place.join("cluster.aside")).context("setting the checkpoints aside")?;
     let mut alone = Node::start(program, &setup.node_configs[0], &setup.logs()).await?;
     wait_until_counted(alone.addresses.sql, told).await?;
     let recounted = views(alone.addresses.sql).await?;

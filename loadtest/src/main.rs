@@ -249,6 +249,7 @@ fn report(options: &BenchOptions, measured: &bench::Measured) {
         measured.counted as f64 / seconds
     );
     eprintln!("event to row     {:>12.0} ms p50, {:.0} ms p99", measured.latency_ms(0.5), measured.latency_ms(0.99));
+    eprintln!("frame to ack     {:>12.0} ms p50, {:.0} ms p99", measured.ack_ms(0.5), measured.ack_ms(0.99));
     eprintln!(
         "CPU of the nodes {:>12.1} s: {:.2} us per event",
         measured.cpu_s,

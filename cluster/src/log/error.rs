@@ -29,6 +29,26 @@ pub enum LogError {
     /// Another process writes it.
     #[error("another process writes it")]
     Held,
+    /// Another process has written what we were to write next: from here on it is the writer.
+    #[error("another process has taken it over: {object} is that one's")]
+    Fenced {
+        /// The object that we were to create.
+        object: String,
+    },
+    /// The log has ended for good: its node was removed.
+    #[error("it has ended: its node was removed from the cluster; start this one under another `id`")]
+    Retired,
+    /// An object is not what was written.
+    #[error("object {object} is damaged: {why}; restore it from a copy")]
+    Damaged {
+        /// Which one.
+        object: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The store did not answer in time, or with an error. It may later.
+    #[error("the store does not answer as it should: {0}")]
+    Store(String),
     /// The journal failed otherwise.
     #[error(transparent)]
     Journal(weir_journal::Error),

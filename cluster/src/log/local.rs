@@ -11,7 +11,7 @@ use weir_config::JournalLimits;
 use weir_journal::{Disk, Journal, Lock, Offset, Options};
 use weir_schema::Name;
 
-use super::{ChainWriter, Gather, LogError, LogWriter, Logs, Office, Reader};
+use super::{ChainWriter, Gather, LogError, LogWriter, Logs, Office, Pace, Reader};
 use crate::chain::ChainRecord;
 use crate::layout;
 
@@ -33,7 +33,7 @@ impl LocalLogs {
 }
 
 impl Logs for LocalLogs {
-    fn read_chain(&self, from: u64) -> Result<Box<dyn Reader>, LogError> {
+    fn read_chain(&self, from: u64, _pace: Pace) -> Result<Box<dyn Reader>, LogError> {
         self.reader(&layout::chain_dir(&self.shared), from)
     }
 

@@ -3,17 +3,20 @@
 //! | level | the chain | a node's log | one writer, because |
 //! |---|---|---|---|
 //! | `local` | a journal | a journal | a lock dies with its holder |
+//! | `object` | numbered objects | numbered segments | a number is created once |
 //!
 //! Whoever reads or writes knows records by their numbers only, dense and from 0, and nothing of files or objects. All of it blocks: it is
 //! for threads of one's own.
 
 mod error;
 pub(crate) mod local;
+mod object;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_config::NodeConfig;
+use weir_archive::Store;
+use weir_config::{LogLevel, NodeConfig};
 use weir_journal::RealDisk;
 use weir_schema::Name;
 
@@ -22,11 +25,12 @@ use crate::error::Error;
 
 pub use error::LogError;
 pub(crate) use local::LocalLogs;
+pub(crate) use object::ObjectLogs;
 
 /// The chain and the logs of one cluster.
 pub(crate) trait Logs: Send + Sync {
     /// Reads the chain from the record `from` on. `Missing` until its first holder has made it.
-    fn read_chain(&self, from: u64) -> Result<Box<dyn Reader>, LogError>;
+    fn read_chain(&self, from: u64, pace: Pace) -> Result<Box<dyn Reader>, LogError>;
 
     /// Reads a log from the record `from` on. `Missing` until its writer has made it.
     fn read_log(&self, name: &Name, from: u64) -> Result<Box<dyn Reader>, LogError>;
@@ -45,6 +49,15 @@ pub(crate) trait Logs: Send + Sync {
 
     /// Where they lie, for people.
     fn place(&self) -> String;
+}
+
+/// How soon a reader of the chain must see a new record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Whatever was durable when it asks.
+    UpToNow,
+    /// A little later: it asks over and over.
+    Polling,
 }
 
 /// Reads records in order, as far as they are durable.
@@ -109,5 +122,18 @@ pub(crate) trait Office: Send {
 
 /// The chain and the logs that a config means.
 pub(crate) fn open(config: &NodeConfig) -> Result<Arc<dyn Logs>, Error> {
-    Ok(Arc::new(LocalLogs::new(Arc::new(RealDisk), &config.shared_dir, &config.journal)))
+    match config.log.level {
+        LogLevel::Local => Ok(Arc::new(LocalLogs::new(Arc::new(RealDisk), &config.shared_dir, &config.journal))),
+        LogLevel::Object => {
+            let logs = ObjectLogs::new(Store::open(&config.log.location)?, &config.log);
+            Ok(Arc::new(logs.map_err(Error::log("opening the store of the logs"))?))
+        }
+    }
+}
+
+/// 128 bits that differ between any two objects and records: the standard library's per-process random keys.
+pub(crate) fn nonce() -> u128 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
+    half() << 64 | half()
 }

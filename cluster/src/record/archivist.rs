@@ -18,7 +18,7 @@ use weir_config::ArchiveConfig;
 use super::cursor::Cursor;
 use super::{CONVERT, piece, upkeep};
 use crate::error::Error;
-use crate::log::{LogError, Logs, Office};
+use crate::log::{LogError, Logs, Office, Pace};
 use crate::metrics;
 
 /// What an archivist needs.
@@ -82,7 +82,7 @@ impl Archivist {
             None => None,
         };
         let mut cursor = loop {
-            match Cursor::open(self.logs.clone(), &catalog.position, state.as_deref()) {
+            match Cursor::open(self.logs.clone(), Pace::Polling, &catalog.position, state.as_deref()) {
                 // The holder makes the chain; it may not have come so far.
                 Err(Error::Log { why: LogError::Missing { .. }, .. }) if !self.stopped() => self.pause(POLL),
                 opened => break opened?,

@@ -10,7 +10,7 @@ use weir_schema::Name;
 use crate::chain::{ChainRecord, Command};
 use crate::error::Error;
 use crate::feed::read_named;
-use crate::log::{Logs, Reader};
+use crate::log::{Logs, Pace, Reader};
 
 /// A reader of the whole chain.
 pub(crate) struct Cursor {
@@ -39,8 +39,8 @@ struct StateV1<'a> {
 
 impl Cursor {
     /// Stands behind `position`. `state` is what [`Cursor::state`] gave there; none: at the chain's beginning.
-    pub(crate) fn open(all: Arc<dyn Logs>, position: &Position, state: Option<&[u8]>) -> Result<Self, Error> {
-        let chain = all.read_chain(position.chain).map_err(Error::log("opening the chain"))?;
+    pub(crate) fn open(all: Arc<dyn Logs>, pace: Pace, position: &Position, state: Option<&[u8]>) -> Result<Self, Error> {
+        let chain = all.read_chain(position.chain, pace).map_err(Error::log("opening the chain"))?;
         let (settings, intake) = state.map(decode).transpose()?.unzip();
         let mut cursor = Self { all, chain, logs: Vec::new(), tick: position.tick, settings, intake };
         for (name, from) in &position.logs {

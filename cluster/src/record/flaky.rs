@@ -20,12 +20,20 @@ pub(crate) struct Flaky {
     left: AtomicU64,
     with_effect: bool,
     away: AtomicBool,
+    /// Of a hundred operations so many are answered by an error, and where the next one is drawn from.
+    lossy: (u64, AtomicU64),
 }
 
 impl Flaky {
     /// Dies at the `at`-th operation; its effect happens all the same with `with_effect`.
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, at: u64, with_effect: bool) -> Self {
-        Self { inner, left: AtomicU64::new(at), with_effect, away: AtomicBool::new(false) }
+        let lossy = (0, AtomicU64::new(0));
+        Self { inner, left: AtomicU64::new(at), with_effect, away: AtomicBool::new(false), lossy }
+    }
+
+    /// Answers so many of a hundred operations by an error; half of those happen all the same.
+    pub(crate) fn lossy(inner: Arc<dyn ObjectStore>, seed: u64, percent: u64) -> Self {
+        Self { lossy: (percent, AtomicU64::new(seed | 1)), ..Self::new(inner, u64::MAX, false) }
     }
 
     pub(crate) fn go_away(&self) {
@@ -40,6 +48,14 @@ impl Flaky {
     fn next(&self) -> Fate {
         if self.away.load(Ordering::Relaxed) {
             return Fate::Dead;
+        }
+        let (percent, random) = &self.lossy;
+        if *percent > 0 {
+            let step = |x: u64| x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let drawn = random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |x| Some(step(x))).unwrap_or_else(|x| x) >> 33;
+            if drawn % 100 < *percent {
+                return if drawn % 200 < 100 { Fate::Unheard } else { Fate::Dead };
+            }
         }
         match self.left.load(Ordering::Relaxed) {
             u64::MAX => Fate::Alive,

@@ -4,11 +4,11 @@
 //! and `upkeep.rs` keeps it in shape there; `tail.rs` reads them for queries, on every node.
 
 mod archivist;
-mod cursor;
+pub(crate) mod cursor;
 #[cfg(test)]
-mod flaky;
+pub(crate) mod flaky;
 #[cfg(test)]
-mod s3_tests;
+pub(crate) mod s3_tests;
 mod tail;
 #[cfg(test)]
 mod tests;

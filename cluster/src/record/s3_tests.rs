@@ -10,7 +10,7 @@ use weir_archive::{Archive, Sizes, Store, choose, compact, verify};
 use super::tests::{World, archive_up_to, block_on, check};
 
 /// A server over an empty bucket called `record`, and the variables that lead to it.
-async fn server(dir: &std::path::Path) -> Vec<(String, String)> {
+pub(crate) async fn server(dir: &std::path::Path) -> Vec<(String, String)> {
     std::fs::create_dir(dir.join("record")).unwrap();
     let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(dir).unwrap());
     service.set_auth(SimpleAuth::from_single("key", "secret"));

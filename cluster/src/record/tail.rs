@@ -11,7 +11,7 @@ use weir_dataflow::{Taken, gather};
 use super::cursor::Cursor;
 use crate::chain::ChainRecord;
 use crate::error::Error;
-use crate::log::{LogError, Logs};
+use crate::log::{LogError, Logs, Pace};
 
 /// Reads the chain and the logs of a cluster.
 pub struct ChainTail {
@@ -26,7 +26,7 @@ impl ChainTail {
 
     fn rows(&self, request: &TailRequest, out: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), Error> {
         let state = request.state.as_ref().map(|state| state.as_slice());
-        let mut cursor = Cursor::open(self.logs.clone(), &request.position, state)?;
+        let mut cursor = Cursor::open(self.logs.clone(), Pace::UpToNow, &request.position, state)?;
         let all = outside_schema(request.table);
         let fields: Vec<_> =
             request.columns.iter().filter_map(|column| all.field_with_name(column.name()).ok().cloned()).collect();
@@ -71,7 +71,7 @@ impl Tail for ChainTail {
 
     fn last_tick(&self, position: &Position) -> Result<u64, weir_archive::Error> {
         let failed = |why: LogError| weir_archive::Error::Tail(format!("reading the chain: {why}"));
-        let mut chain = match self.logs.read_chain(position.chain) {
+        let mut chain = match self.logs.read_chain(position.chain, Pace::UpToNow) {
             Ok(chain) => chain,
             Err(LogError::Missing { .. }) => return Ok(position.tick),
             Err(why) => return Err(failed(why)),

@@ -23,7 +23,7 @@ use super::flaky::Flaky;
 use super::{CONVERT, ChainTail, piece};
 use crate::chain::{ChainRecord, Command};
 use crate::layout;
-use crate::log::{LocalLogs, Logs};
+use crate::log::{LocalLogs, Logs, Pace};
 
 /// Event id, tick, late.
 type Row = (String, i64, bool);
@@ -217,7 +217,7 @@ pub(super) async fn archive_up_to(world: &World, archive: &Archive, until: u64) 
         Some(state) => Some(archive.read_state(state).await.map_err(|error| error.to_string())?),
         None => None,
     };
-    let mut cursor = Cursor::open(world.logs(), &catalog.position, state.as_deref()).unwrap();
+    let mut cursor = Cursor::open(world.logs(), Pace::UpToNow, &catalog.position, state.as_deref()).unwrap();
     let mut writer = Writer::new(archive.clone(), CONVERT);
     while let Some(step) = cursor.next(until).unwrap() {
         writer.push(step.taken.into_iter().map(piece).collect());
@@ -311,7 +311,7 @@ fn a_second_archivist_is_fenced_and_nothing_is_twice() {
         let frames = world.frames(&[(0, 1, 1, 0), (1, 0, 1, 1)]);
         world.chain(Vec::new(), frames);
         // Both read the same ticks; one is first.
-        let mut cursor = Cursor::open(world.logs(), &Default::default(), None).unwrap();
+        let mut cursor = Cursor::open(world.logs(), Pace::UpToNow, &Default::default(), None).unwrap();
         let mut writer = Writer::new(two.clone(), CONVERT);
         while let Some(step) = cursor.next(u64::MAX).unwrap() {
             writer.push(step.taken.into_iter().map(piece).collect());

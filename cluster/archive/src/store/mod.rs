@@ -71,6 +71,12 @@ impl Store {
         Self { inner, url: url.to_owned() }
     }
 
+    /// A folder of this store as a store of its own.
+    pub fn below(&self, folder: &str) -> Self {
+        let inner = PrefixStore::new(Arc::clone(&self.inner), Path::from(folder));
+        Self { inner: Arc::new(inner), url: format!("{}/{folder}", self.url.trim_end_matches('/')) }
+    }
+
     /// As configured.
     pub fn url(&self) -> &str {
         &self.url
@@ -91,6 +97,15 @@ impl Store {
     pub async fn read_if_there(&self, path: &Path) -> Result<Option<Vec<u8>>, Error> {
         match self.inner.get(path).await {
             Ok(got) => Ok(Some(got.bytes().await.map_err(Error::store("read", path))?.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(why) => Err(Error::store("read", path)(why)),
+        }
+    }
+
+    /// Reads the first bytes of an object that has at least so many, or says that it is not there.
+    pub async fn read_start(&self, path: &Path, bytes: usize) -> Result<Option<Vec<u8>>, Error> {
+        match self.inner.get_range(path, 0..bytes as u64).await {
+            Ok(got) => Ok(Some(got.to_vec())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(why) => Err(Error::store("read", path)(why)),
         }
@@ -125,6 +140,15 @@ impl Store {
         let mut found: Vec<Path> = found.map_err(Error::store("list", folder))?;
         found.sort();
         Ok(found)
+    }
+
+    /// The names of the folders in a folder, sorted.
+    pub async fn folders(&self, folder: &Path) -> Result<Vec<String>, Error> {
+        let listed = self.inner.list_with_delimiter(Some(folder)).await.map_err(Error::store("list", folder))?;
+        let mut names: Vec<String> =
+            listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// Removes an object; fine when it is gone already.
