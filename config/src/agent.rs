@@ -39,8 +39,10 @@ pub struct AgentConfig {
     pub collector: Collector,
     /// When a batch is sent.
     pub batch: BatchLimits,
-    /// Memory for batches that no node has acknowledged yet, in bytes. As it fills, new events of the least important
-    /// lanes are dropped first, and counted.
+    /// Where batches lie that no node acknowledges.
+    pub spool: SpoolLimits,
+    /// Memory for batches that no node has acknowledged yet, in bytes. As it fills, because the spool cannot be written, new
+    /// events of the least important lanes are dropped first, and counted.
     ///
     /// Default 33554432 (32 MiB: half of the 64 MiB that an agent may hold), from 1 MiB to 4 GiB.
     pub memory_bytes_max: u64,
@@ -152,6 +154,18 @@ numbers! {
     }
 }
 
+numbers! {
+    /// The spool: batches that no node acknowledges lie in memory first, then in `data_dir/spool`.
+    SpoolLimits (RawSpoolLimits) in "spool" {
+        /// Bytes on the disk. 256 MiB hold an hour of 2,000 events a second. Full: the oldest of the least important lane go, counted.
+        bytes_max: u64 = 268435456 in 16777216 ..= 1099511627776;
+        /// Un-acknowledged bytes in memory beyond which new batches go to the disk, because the link is slow.
+        memory_bytes_max: u64 = 4194304 in 65536 ..= 1073741824;
+        /// Milliseconds without a session after which everything un-acknowledged goes to the disk.
+        away_ms_max: u64 = 2000 in 0 ..= 60000;
+    }
+}
+
 impl AgentConfig {
     /// Reads and checks the file at `path`, with the environment's `WEIR_` overrides.
     pub fn load(path: &Path) -> Result<Self, Error> {
@@ -180,6 +194,7 @@ struct RawAgent {
     data_dir: Option<PathBuf>,
     collector: RawCollector,
     batch: RawBatchLimits,
+    spool: RawSpoolLimits,
     memory_bytes_max: Option<i64>,
     sample_interval_ms: Option<i64>,
     apps: Vec<RawAppRule>,
@@ -236,6 +251,7 @@ impl RawAgent {
             data_dir: document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir-agent".into()))?,
             collector: self.collector.check(document)?,
             batch: self.batch.check(document)?,
+            spool: self.spool.check(document)?,
             memory_bytes_max: document.number("memory_bytes_max", self.memory_bytes_max, 32 << 20, 1 << 20..=4 << 30)?,
             sample_interval_ms: document.number("sample_interval_ms", self.sample_interval_ms, 1000, 100..=60_000)?,
             apps: apps.collect::<Result<_, _>>()?,

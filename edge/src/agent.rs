@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 use weir_config::AgentConfig;
+use weir_journal::RealDisk;
 use weir_schema::{Container, Epoch, Event, Fields, Host, Kind, Lane};
 use weir_transport::{Client, ClientConfig};
 
@@ -29,6 +30,7 @@ use crate::probe::RawEvent;
 use crate::probe::system::{addresses, boot_clock_ns, random_u64, wall_clock_ns};
 use crate::sample::{self, Sampler};
 use crate::ship::Shipper;
+use crate::spool::{Gap, Spool, Verdict};
 use crate::start::{Collecting, start_detail};
 
 /// What an agent did in its life.
@@ -40,7 +42,9 @@ pub struct Summary {
     pub acked_events: u64,
     /// Events lost, all of them told as `loss`.
     pub lost_events: u64,
-    /// Frames that no node had acknowledged at the end.
+    /// Events that lie in the spool for the next run, those of earlier runs included.
+    pub spooled_events: u64,
+    /// Frames that no node had acknowledged at the end and that are not in the spool: lost.
     pub unacked_frames: u64,
 }
 
@@ -57,7 +61,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
             () = agent.collecting.wait() => {}
             _ = samples.tick() => agent.sample(),
             _ = seconds.tick() => agent.each_second(),
-            () = at(agent.batcher.next_due()) => {}
+            () = at(agent.batcher.next_due().into_iter().chain(agent.shipper.next_due()).min()) => {}
+            () = agent.shipper.heard() => {}
         }
         match agent.pass() {
             Ok(Work::Done) => {}
@@ -96,7 +101,9 @@ impl Agent {
     fn start(config: AgentConfig) -> Result<Self, Error> {
         let epoch = Epoch(random_u64().map_err(|source| Error::System { what: "draw a random number", source })?);
         let client = Client::start(ClientConfig::from(&config), epoch)?;
-        let shipper = Shipper::new(client, config.memory_bytes_max);
+        let mut losses = Losses::default();
+        let (spool, why_not) = open_spool(&config, &mut losses);
+        let shipper = Shipper::new(client, config.memory_bytes_max, spool, config.spool.clone());
         let proc = Proc::new(&config.collector.proc_root);
         let mounts = Mounts::read().below(&config.collector.cgroup_root);
         let mut collecting = Collecting::start(&config.collector, proc.clone(), mounts.clone());
@@ -123,7 +130,7 @@ impl Agent {
             batcher: Batcher::new(host, epoch, config.batch.clone()),
             shipper,
             enricher,
-            losses: Losses::default(),
+            losses,
             addresses: addresses(),
             host_place,
             raw: collecting.state_at_start(),
@@ -133,6 +140,9 @@ impl Agent {
             collecting,
             config,
         };
+        if let Some(why_not) = why_not {
+            agent.detail.insert("spool".into(), format!("off: {why_not}").into());
+        }
         agent.push_host_start();
         agent.events.append(&mut events);
         tracing::info!(host = %name, epoch = epoch.0, kernel = agent.collecting.is_kernel(), processes = agent.enricher.processes().len(), "agent started");
@@ -142,16 +152,34 @@ impl Agent {
     /// Takes what there is, up to a limit, and ships what is due.
     fn pass(&mut self) -> Result<Work, Error> {
         let read = self.collecting.collect(boot_clock_ns(), &mut self.raw, &mut self.losses);
-        self.shipper.refresh(&mut self.losses)?;
+        let now = Instant::now();
+        let more = self.shipper.refresh(now, &mut self.losses)?;
         for raw in self.raw.drain(..) {
             self.enricher.enrich(&raw, &mut self.events);
         }
-        let now = Instant::now();
         self.batch_events(now)?;
         for frame in self.batcher.due(now)? {
-            self.shipper.ship(frame)?;
+            self.shipper.ship(frame, now)?;
         }
-        Ok(if read >= RECORDS_PER_PASS_MAX { Work::More } else { Work::Done })
+        if let Some((verdict, gaps)) = self.shipper.overflow() {
+            self.drop_spooled(verdict, gaps, now)?;
+        }
+        Ok(if more || read >= RECORDS_PER_PASS_MAX { Work::More } else { Work::Done })
+    }
+
+    /// The spool is full: tells what goes, and lets it go.
+    fn drop_spooled(&mut self, verdict: Verdict, gaps: Vec<Gap>, now: Instant) -> Result<(), Error> {
+        for gap in gaps {
+            tracing::warn!(lane = gap.lane.as_str(), events = gap.count, "the spool is full: its oldest events are dropped and counted");
+            self.losses.add_gap(Reason::SpoolFull, gap);
+        }
+        let mut told = Vec::new();
+        for event in self.losses.take(self.enricher.wall_ns(boot_clock_ns())) {
+            self.told += 1;
+            told.extend(self.batcher.push(&event, now)?);
+        }
+        told.extend(self.batcher.finish_lane(Lane::Security)?);
+        self.shipper.drop_told(told, verdict, now)
     }
 
     fn batch_events(&mut self, now: Instant) -> Result<(), Error> {
@@ -163,7 +191,7 @@ impl Agent {
             }
             self.told += 1;
             for frame in self.batcher.push(&event, now)? {
-                self.shipper.ship(frame)?;
+                self.shipper.ship(frame, now)?;
             }
         }
         Ok(())
@@ -261,23 +289,46 @@ impl Agent {
         self.push_host(Kind::HostStop, Fields::default());
         self.batch_events(Instant::now())?;
         for frame in self.batcher.finish()? {
-            self.shipper.ship(frame)?;
+            self.shipper.ship(frame, Instant::now())?;
         }
-        let stats = self.shipper.finish(FLUSH_TIME_MAX).await;
+        let (stats, spooled_events) = self.shipper.finish(FLUSH_TIME_MAX).await?;
         let summary = Summary {
             events: self.told,
             acked_events: stats.acked_events,
             lost_events: self.losses.total(),
+            spooled_events,
             unacked_frames: stats.unacked_frames,
         };
         tracing::info!(
             events = summary.events,
             acked = summary.acked_events,
             lost = summary.lost_events,
+            spooled = summary.spooled_events,
             unacked_frames = summary.unacked_frames,
             "agent stopped"
         );
         Ok(summary)
+    }
+}
+
+/// The spool in the agent's folder. Without one the agent runs all the same, and says so.
+fn open_spool(config: &AgentConfig, losses: &mut Losses) -> (Option<Spool>, Option<String>) {
+    let dir = config.data_dir.join("spool");
+    match Spool::open(Arc::new(RealDisk), &dir, config.spool.bytes_max) {
+        Ok((spool, found)) => {
+            if found.killed {
+                losses.add_unknown("any", Reason::Killed);
+            }
+            found.damaged.iter().for_each(|lane| losses.add_unknown(lane.as_str(), Reason::SpoolDamaged));
+            if !spool.is_empty() {
+                tracing::info!(events = spool.events(), "the spool holds events of an earlier run");
+            }
+            (Some(spool), None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no spool: what no node acknowledges stays in memory only; set data_dir to a folder that can be written");
+            (None, Some(error.to_string()))
+        }
     }
 }
 

@@ -71,6 +71,12 @@ impl Batcher {
         self.finish_those(|_| true)
     }
 
+    /// The frame of one lane's open batch, if there is one.
+    pub fn finish_lane(&mut self, lane: Lane) -> Result<Option<Frame>, Error> {
+        let open = self.open(lane);
+        open.since.is_some().then(|| open.finish()).transpose()
+    }
+
     /// Texts cut to the wire's limit so far.
     pub fn texts_cut(&self) -> u64 {
         self.lanes.iter().map(|open| open.builder.texts_cut()).sum()

@@ -1,7 +1,7 @@
 //! The agent on every host: kernel events to batches.
 //!
 //! The way of one event: `probe` (kernel record or procfs poll) → `enrich` (process, place, host) → `batch` (per lane) → `ship`
-//! (the transport's client). `agent` is the one loop that calls the rooms in this order; it alone reads clocks.
+//! (the transport's client, and `spool` while no node acknowledges). `agent` is the one loop that calls the rooms in this order; it alone reads clocks.
 //!
 //! Nothing is dropped uncounted: what the kernel could not hand over and what the agent could not keep both become `loss` events.
 
@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod probe;
 pub mod sample;
 pub mod ship;
+pub mod spool;
 mod start;

@@ -3,11 +3,12 @@
 //! Promise: every count is told exactly once, in a `loss` event of its class and reason. A loss that cannot be told now (no memory)
 //! stays counted until it can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_schema::{Event, Fields, Kind, Lane};
 
 use crate::probe::Dropped;
+use crate::spool::Gap;
 
 /// Why events were lost: a short closed list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,12 @@ pub enum Reason {
     MemoryFull,
     /// A node will never take the frame.
     Refused,
+    /// The spool was full: the oldest of the least important class went.
+    SpoolFull,
+    /// The disk has lost a part of the spool.
+    SpoolDamaged,
+    /// The agent was killed: what it had in memory only is gone.
+    Killed,
 }
 
 impl Reason {
@@ -33,6 +40,9 @@ impl Reason {
             Self::Undecoded => "undecoded",
             Self::MemoryFull => "memory_full",
             Self::Refused => "refused",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolDamaged => "spool_damaged",
+            Self::Killed => "killed",
         }
     }
 }
@@ -41,8 +51,10 @@ impl Reason {
 #[derive(Debug, Default)]
 pub struct Losses {
     counts: BTreeMap<(&'static str, Reason), u64>,
-    /// Lost frames: they had seqs.
-    frames: Vec<(Lane, u64, u32)>,
+    /// Lost events that had seqs.
+    gaps: Vec<(Reason, Gap)>,
+    /// Losses of which nobody knows how many events they were.
+    unknown: BTreeSet<(&'static str, Reason)>,
     kernel: Dropped,
     total: u64,
 }
@@ -57,12 +69,16 @@ impl Losses {
         }
     }
 
-    /// Counts a frame that had seqs and is gone.
-    pub fn add_frame(&mut self, lane: Lane, first_seq: u64, count: u32) {
-        self.frames.push((lane, first_seq, count));
-        self.total += u64::from(count);
-        metrics::counter!(crate::metrics::LOST, "class" => lane.as_str(), "reason" => Reason::Refused.as_str())
-            .increment(u64::from(count));
+    /// Counts events that had seqs and are gone.
+    pub fn add_gap(&mut self, reason: Reason, gap: Gap) {
+        self.total += gap.count;
+        metrics::counter!(crate::metrics::LOST, "class" => gap.lane.as_str(), "reason" => reason.as_str()).increment(gap.count);
+        self.gaps.push((reason, gap));
+    }
+
+    /// Notes that events of `class` were lost and that nobody knows how many.
+    pub fn add_unknown(&mut self, class: &'static str, reason: Reason) {
+        self.unknown.insert((class, reason));
     }
 
     /// Takes the kernel's counters, which only grow.
@@ -91,29 +107,30 @@ impl Losses {
 
     /// True when there is something to tell.
     pub fn is_pending(&self) -> bool {
-        !self.counts.is_empty() || !self.frames.is_empty()
+        !self.counts.is_empty() || !self.gaps.is_empty() || !self.unknown.is_empty()
     }
 
     /// The events that tell what was lost since the last call.
     pub fn take(&mut self, time: i64) -> Vec<Event> {
-        let event = |class: &str, reason: Reason, count: u64, seqs: (u64, u64)| {
+        let event = |class: &str, reason: Reason, count: Option<u64>, seqs: (u64, u64)| {
             let fields = Fields {
                 loss_class: Some(class.into()),
                 loss_first: Some(seqs.0),
                 loss_last: Some(seqs.1),
-                loss_count: Some(count),
+                loss_count: count,
                 loss_reason: Some(reason.as_str().into()),
                 ..Fields::default()
             };
             Event { time, kind: Kind::Loss, process: None, container: None, fields }
         };
-        let counts = std::mem::take(&mut self.counts);
+        let counts = std::mem::take(&mut self.counts).into_iter();
         let mut events: Vec<Event> =
-            counts.into_iter().map(|((class, reason), count)| event(class, reason, count, (0, 0))).collect();
-        events.extend(self.frames.drain(..).map(|(lane, first, count)| {
-            let last = first + u64::from(count).saturating_sub(1);
-            event(lane.as_str(), Reason::Refused, u64::from(count), (first, last))
+            counts.map(|((class, reason), count)| event(class, reason, Some(count), (0, 0))).collect();
+        events.extend(self.gaps.drain(..).map(|(reason, gap)| {
+            event(gap.lane.as_str(), reason, Some(gap.count), (gap.first.0, gap.end.0.saturating_sub(1)))
         }));
+        let unknown = std::mem::take(&mut self.unknown).into_iter();
+        events.extend(unknown.map(|(class, reason)| event(class, reason, None, (0, 0))));
         events
     }
 }
@@ -121,6 +138,7 @@ impl Losses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_schema::{Epoch, Seq};
 
     fn told(losses: &mut Losses) -> Vec<(String, String, u64)> {
         let events = losses.take(0);
@@ -148,8 +166,11 @@ mod tests {
         let mut losses = Losses::default();
         losses.add("file", Reason::MemoryFull, 0);
         assert!(!losses.is_pending());
-        losses.add_frame(Lane::File, 100, 50);
+        let gap = Gap { epoch: Epoch(1), lane: Lane::File, first: Seq(100), end: Seq(150), count: 50 };
+        losses.add_gap(Reason::SpoolFull, gap);
+        losses.add_unknown("any", Reason::Killed);
         let events = losses.take(9);
         assert_eq!((events[0].fields.loss_first, events[0].fields.loss_last, events[0].time), (Some(100), Some(149), 9));
+        assert_eq!((events[1].fields.loss_count, events[1].fields.loss_reason.as_deref()), (None, Some("killed")));
     }
 }

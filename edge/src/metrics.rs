@@ -22,3 +22,7 @@ pub const PROC_READS_SKIPPED: &str = "agent_proc_reads_skipped_total";
 pub const RECONNECTS: &str = "agent_reconnects_total";
 /// Events too large for any batch.
 pub const REFUSED: &str = "agent_refused_events_total";
+/// Bytes of the spool on the disk (gauge).
+pub const SPOOL_BYTES: &str = "agent_spool_bytes";
+/// Events in the spool (gauge).
+pub const SPOOL_EVENTS: &str = "agent_spool_events";

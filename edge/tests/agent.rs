@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: helpers may fail like the cases that call them")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -43,7 +44,7 @@ impl Pair {
         let tls = ServerTls { ca: node.ca, cert: node.cert, key: node.key };
         let server = Server::bind("127.0.0.1:0".parse().unwrap(), &tls, TransportLimits::default()).await.unwrap();
         let text = format!(
-            "nodes = [\"{}\"]\nhost = \"test-host\"\ncloud = \"onprem\"\nsample_interval_ms = 200\n{more}\n\
+            "nodes = [\"{}\"]\nhost = \"test-host\"\ncloud = \"onprem\"\ndata_dir = \"data\"\nsample_interval_ms = 200\n{more}\n\
              [tls]\nca = \"agent/ca.pem\"\ncert = \"agent/cert.pem\"\nkey = \"agent/key.pem\"\n",
             server.local_addr()
         );
@@ -140,6 +141,87 @@ async fn without_hooks_it_polls_and_says_so() {
     assert_eq!((summary.acked_events, summary.unacked_frames), (summary.events, 0));
     let last = events.iter().rfind(|event| event.kind.lane() == Lane::Security).unwrap();
     assert_eq!(last.kind, Kind::HostStop);
+}
+
+/// Runs an agent until `done`.
+async fn run_until(config: &AgentConfig, done: impl Future<Output = ()>) -> Summary {
+    agent::run(config.clone(), done).await.unwrap()
+}
+
+/// Acknowledges whatever comes, and keeps the books: events by run and lane, each once.
+fn books(server: Server) -> (tokio::task::JoinHandle<()>, Arc<Mutex<BTreeMap<(Epoch, Lane), BTreeSet<u64>>>>, Arc<Mutex<Vec<Event>>>) {
+    let (books, events) = (Arc::<Mutex<BTreeMap<_, BTreeSet<u64>>>>::default(), Arc::<Mutex<Vec<Event>>>::default());
+    let (to_ingest, mut incoming) = mpsc::channel::<Incoming>(64);
+    tokio::spawn(server.run(to_ingest, Arc::new(Nothing)));
+    let (kept, seen) = (books.clone(), events.clone());
+    let task = tokio::spawn(async move {
+        let mut decoder = Decoder::default();
+        while let Some(incoming) = incoming.recv().await {
+            let header = &incoming.frame.header;
+            let seqs = header.first_seq.0..header.first_seq.0 + u64::from(header.count);
+            kept.lock().unwrap().entry((header.epoch, header.lane)).or_default().extend(seqs);
+            seen.lock().unwrap().extend(incoming.frame.decode(&mut decoder).unwrap().events());
+            incoming.ack.durable();
+        }
+    });
+    (task, books, events)
+}
+
+#[tokio::test]
+async fn what_no_node_acknowledges_outlives_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, name) = (folder.path().join("ca"), |text| Name::new(text).unwrap());
+    ca::init(&authority, "test").unwrap();
+    let node = ca::issue_node(&authority, &name("n1"), &folder.path().join("node")).unwrap();
+    ca::issue_agent(&authority, &name("acme"), &name("eu"), &name("a1"), &folder.path().join("agent")).unwrap();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "nodes = [\"{port}\"]\nhost = \"h\"\ndata_dir = \"data\"\ntransport = \"quic\"\nsample_interval_ms = 100\n\
+         [collector]\nebpf = false\n[spool]\naway_ms_max = 0\n\
+         [tls]\nca = \"agent/ca.pem\"\ncert = \"agent/cert.pem\"\nkey = \"agent/key.pem\"\n"
+    );
+    let config = AgentConfig::parse(&folder.path().join("agent.toml"), &text, Vec::new()).unwrap();
+
+    // Nobody is there.
+    let first = run_until(&config, tokio::time::sleep(Duration::from_millis(1_500))).await;
+    assert!(first.events > 10 && first.lost_events == 0);
+    assert_eq!((first.acked_events, first.spooled_events, first.unacked_frames), (0, first.events, 0));
+    let second = run_until(&config, tokio::time::sleep(Duration::from_millis(700))).await;
+    assert_eq!(second.spooled_events, first.events + second.events);
+
+    // A node is.
+    let tls = ServerTls { ca: node.ca, cert: node.cert, key: node.key };
+    let server = Server::bind(port, &tls, TransportLimits::default()).await.unwrap();
+    let (task, books, events) = books(server);
+    let produced = first.events + second.events;
+    let all_there = async {
+        while books.lock().unwrap().values().map(BTreeSet::len).sum::<usize>() < produced as usize {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    let third = run_until(&config, async { tokio::time::timeout(Duration::from_secs(60), all_there).await.unwrap() }).await;
+    assert_eq!((third.spooled_events, third.unacked_frames), (0, 0));
+    assert_eq!(third.acked_events, produced + third.events, "each once");
+    for (run, seqs) in &*books.lock().unwrap() {
+        assert!(seqs.iter().copied().eq(0..seqs.len() as u64), "{run:?}: {seqs:?}");
+    }
+    assert_eq!(books.lock().unwrap().values().map(BTreeSet::len).sum::<usize>() as u64, produced + third.events);
+    let losses = |events: &Mutex<Vec<Event>>| -> Vec<_> {
+        let events = events.lock().unwrap();
+        let lost = events.iter().filter(|event| event.kind == Kind::Loss);
+        lost.map(|event| (event.fields.loss_reason.as_deref().unwrap_or("").to_owned(), event.fields.loss_count)).collect()
+    };
+    assert!(losses(&events).is_empty());
+
+    // Killed: what it had in memory only is gone, and the next run says so.
+    let killed = tokio::spawn(agent::run(config.clone(), std::future::pending()));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    killed.abort();
+    assert!(killed.await.is_err());
+    run_until(&config, tokio::time::sleep(Duration::from_millis(1_500))).await;
+    assert_eq!(losses(&events), [("killed".to_owned(), None)]);
+    task.abort();
 }
 
 #[tokio::test]

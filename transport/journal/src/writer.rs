@@ -190,6 +190,18 @@ impl Journal {
         if gone > 0 { self.disk.sync_dir(&self.dir).map_err(Error::io("sync", &self.dir)) } else { Ok(()) }
     }
 
+    /// Makes the first record that is kept durable at once, also when no segment can go yet: after a crash the journal does not
+    /// begin earlier. Costs two syncs.
+    pub fn mark_first(&mut self) -> Result<(), Error> {
+        self.sound()?;
+        mark::write_first(&*self.disk, &self.dir, self.first)
+    }
+
+    /// Where the oldest segment ends, if it is not the one that is written: forgetting up to there frees it.
+    pub fn oldest_end(&self) -> Option<Offset> {
+        self.segments.get(1).map(|next| next.first)
+    }
+
     /// Bytes that the journal takes on the disk, those reserved in advance included.
     pub fn bytes(&self) -> Result<u64, Error> {
         let mut bytes = 0;
@@ -199,6 +211,11 @@ impl Journal {
             bytes += file.size().map_err(Error::io("measure", &path))?;
         }
         Ok(bytes)
+    }
+
+    /// A sync failed: nothing works any more until the journal is opened anew.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
     }
 
     fn sound(&self) -> Result<(), Error> {

@@ -186,10 +186,14 @@ impl Sender {
     }
 
     /// Gives back all frames that are held, in the order they were pushed, and forgets them: they are somebody else's to keep.
-    /// What a node still says of them is not heard.
+    /// What a node still says of them is not heard. The floors of their lanes are set to the lowest of them.
     pub fn take_held(&mut self) -> Vec<(FrameKey, Bytes)> {
         let held: Vec<_> = self.held.drain(..).flatten().map(|held| (held.key, held.bytes)).collect();
-        self.lanes.values_mut().for_each(|lane| lane.frames.clear());
+        for (&key, lane) in &mut self.lanes {
+            if let Some((&first, _)) = std::mem::take(&mut lane.frames).first_key_value() {
+                self.floors.entry(key).and_modify(|floor| *floor = Seq(first).min(*floor)).or_insert(Seq(first));
+            }
+        }
         self.front = self.next.max(self.front);
         self.next = self.front;
         (self.stats.unacked_frames, self.stats.unacked_bytes) = (0, 0);
