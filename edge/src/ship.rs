@@ -156,6 +156,11 @@ impl Shipper {
         }
     }
 
+    /// Bytes of the spool on the disk, as far as its disk answers.
+    pub fn spool_bytes(&mut self) -> u64 {
+        self.spool.as_mut().and_then(|spool| spool.bytes().ok()).unwrap_or(0)
+    }
+
     /// Events in the spool.
     pub fn spooled_events(&self) -> u64 {
         self.spool.as_ref().map_or(0, Spool::events)

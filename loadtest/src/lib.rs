@@ -7,6 +7,7 @@ pub mod bench;
 pub mod chaos;
 pub mod fleet;
 pub mod local;
+pub mod outage;
 pub mod record;
 pub mod replay;
 pub mod runner;

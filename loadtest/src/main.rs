@@ -18,6 +18,7 @@ use weir_loadtest::agents::Target;
 use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::chaos::{self, ChaosOptions};
 use weir_loadtest::fleet::FleetOptions;
+use weir_loadtest::outage::{self, Outage, OutageOptions};
 use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
@@ -86,6 +87,19 @@ enum Command {
         /// Workers per node
         #[arg(long, default_value_t = 1)]
         workers: usize,
+    },
+    /// Leave an agent without a node for an hour of events, then drain its spool, and say what came of it
+    #[command(after_help = "Example:\n  weir-loadtest outage --minutes 60 --rate 2000")]
+    Outage {
+        /// Minutes without a node, in the events' own time
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// Events a second, during the outage and after it
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        /// The spool's bound, in bytes
+        #[arg(long, default_value_t = 256 << 20)]
+        spool_bytes_max: u64,
     },
     /// Kill and freeze the nodes of a cluster under load, then check that every event is there once
     #[command(after_help = "Example:\n  weir-loadtest chaos --rounds 20 --nodes 3 --dir chaos")]
@@ -185,6 +199,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
             report(&options, &bench::run(&weir_program()?, options).await?);
         }
+        Command::Outage { minutes, rate, spool_bytes_max } => {
+            let scratch = tempfile::Builder::new().prefix("weir-outage-").tempdir()?;
+            let options = OutageOptions { outage: Duration::from_secs(minutes * 60), rate, spool_bytes_max };
+            report_outage(&options, &outage::run(scratch.path(), options).await?);
+        }
         Command::Chaos { rounds, nodes, hosts, rate, seed, dir } => {
             let seed = seed.unwrap_or_else(|| runner::now_ns().unsigned_abs());
             eprintln!("seed {seed}");
@@ -207,6 +226,28 @@ fn weir_program() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("weir");
     anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
     Ok(program)
+}
+
+fn report_outage(options: &OutageOptions, seen: &Outage) {
+    let per_second = |events: u64, time: Duration| events as f64 / time.as_secs_f64();
+    let drained = per_second(seen.spooled + seen.made_meanwhile, seen.draining);
+    eprintln!("made             {:>12} events in {} minutes without a node", seen.made, options.outage.as_secs() / 60);
+    eprintln!("dropped          {:>12} events, told as losses", seen.dropped);
+    eprintln!(
+        "spooled          {:>12} events, {} bytes on the disk, {:.1} bytes an event",
+        seen.spooled,
+        seen.disk_bytes,
+        seen.disk_bytes as f64 / seen.spooled.max(1) as f64
+    );
+    eprintln!("into the spool   {:>12.0} events/s", per_second(seen.made, seen.spooling));
+    eprintln!(
+        "drained          {drained:>12.0} events/s in {:.1} s beside new ones: {:.0} times {} events/s",
+        seen.draining.as_secs_f64(),
+        drained / options.rate as f64,
+        options.rate
+    );
+    eprintln!("new events       {:>12} made meanwhile; the longest wait for an ack {:?}", seen.made_meanwhile, seen.live_wait_max);
+    eprintln!("stored           {:>12} events once, {} again", seen.stored, seen.twice);
 }
 
 fn report_record(done: &Recorded) {
