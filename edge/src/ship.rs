@@ -277,7 +277,7 @@ impl Shipper {
             self.mark_due = None;
         }
         let (mut given, mut lost) = (0, Vec::new());
-        while given < BACKLOG_FRAMES && self.client.spare_bytes() > 0 {
+        while given < BACKLOG_FRAMES && self.client.spare_bytes() > 0 && self.client.stats().unacked_bytes < BACKLOG_BYTES {
             let Some(frame) = spool.next() else { break };
             let key = key_of(&frame);
             given += 1;
@@ -393,6 +393,8 @@ const SYNC_BYTES: u64 = 1 << 20;
 const MARK_AFTER: Duration = Duration::from_secs(1);
 /// Frames of the backlog per pass: the collector must have its turn.
 const BACKLOG_FRAMES: usize = 64;
+/// Un-acknowledged bytes up to which the backlog goes on: the credit beyond is for what is new.
+const BACKLOG_BYTES: u64 = 2 << 20;
 const BACKLOG_LOOK: Duration = Duration::from_millis(20);
 
 #[cfg(test)]

@@ -96,6 +96,7 @@ pub async fn run(dir: &Path, options: OutageOptions) -> anyhow::Result<Outage> {
     let books = Arc::<Mutex<Books>>::default();
     tokio::spawn(keep_books(incoming, books.clone()));
 
+    agent.live.clear();
     let begun = Instant::now();
     let mut due = begun;
     while agent.shipper.spooled_events() > 0 {

@@ -204,7 +204,7 @@ impl Client {
         held
     }
 
-    /// Bytes of frames that the link would take at once beyond all that is held; nothing without a session.
+    /// Bytes of frames for which there is credit beyond all that is held; none without a session.
     pub fn spare_bytes(&self) -> u64 {
         self.shared.sender().spare_bytes()
     }

@@ -203,14 +203,11 @@ impl Sender {
         held
     }
 
-    /// Bytes that may be sent at once, beyond all that is held: what the link has to spare for a backlog.
+    /// Bytes for which there is credit beyond all that is held: what the link has to spare for a backlog.
     pub fn spare_bytes(&self) -> u64 {
-        match &self.connection {
-            Connection::Open { credit_bytes, sent_bytes, .. } if self.next == self.front + self.held.len() as u64 => {
-                credit_bytes - sent_bytes
-            }
-            _ => 0,
-        }
+        let Connection::Open { credit_bytes, sent_bytes, .. } = &self.connection else { return 0 };
+        let unsent = self.held.range((self.next - self.front) as usize..).flatten().map(|held| held.bytes.len() as u64);
+        (credit_bytes - sent_bytes).saturating_sub(unsent.sum())
     }
 
     /// A connection to some node is there: says Hello.
