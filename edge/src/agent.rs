@@ -170,7 +170,11 @@ impl Agent {
     /// The spool is full: tells what goes, and lets it go.
     fn drop_spooled(&mut self, verdict: Verdict, gaps: Vec<Gap>, now: Instant) -> Result<(), Error> {
         for gap in gaps {
-            tracing::warn!(lane = gap.lane.as_str(), events = gap.count, "the spool is full: its oldest events are dropped and counted");
+            tracing::warn!(
+                lane = gap.lane.as_str(),
+                events = gap.count,
+                "the spool is full: its oldest events are dropped and counted"
+            );
             self.losses.add_gap(Reason::SpoolFull, gap);
         }
         let mut told = Vec::new();

@@ -124,11 +124,12 @@ impl Losses {
             Event { time, kind: Kind::Loss, process: None, container: None, fields }
         };
         let counts = std::mem::take(&mut self.counts).into_iter();
-        let mut events: Vec<Event> =
-            counts.map(|((class, reason), count)| event(class, reason, Some(count), (0, 0))).collect();
-        events.extend(self.gaps.drain(..).map(|(reason, gap)| {
-            event(gap.lane.as_str(), reason, Some(gap.count), (gap.first.0, gap.end.0.saturating_sub(1)))
-        }));
+        let mut events: Vec<Event> = counts.map(|((class, reason), count)| event(class, reason, Some(count), (0, 0))).collect();
+        events.extend(
+            self.gaps.drain(..).map(|(reason, gap)| {
+                event(gap.lane.as_str(), reason, Some(gap.count), (gap.first.0, gap.end.0.saturating_sub(1)))
+            }),
+        );
         let unknown = std::mem::take(&mut self.unknown).into_iter();
         events.extend(unknown.map(|(class, reason)| event(class, reason, None, (0, 0))));
         events

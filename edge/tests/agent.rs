@@ -149,7 +149,9 @@ async fn run_until(config: &AgentConfig, done: impl Future<Output = ()>) -> Summ
 }
 
 /// Acknowledges whatever comes, and keeps the books: events by run and lane, each once.
-fn books(server: Server) -> (tokio::task::JoinHandle<()>, Arc<Mutex<BTreeMap<(Epoch, Lane), BTreeSet<u64>>>>, Arc<Mutex<Vec<Event>>>) {
+fn books(
+    server: Server,
+) -> (tokio::task::JoinHandle<()>, Arc<Mutex<BTreeMap<(Epoch, Lane), BTreeSet<u64>>>>, Arc<Mutex<Vec<Event>>>) {
     let (books, events) = (Arc::<Mutex<BTreeMap<_, BTreeSet<u64>>>>::default(), Arc::<Mutex<Vec<Event>>>::default());
     let (to_ingest, mut incoming) = mpsc::channel::<Incoming>(64);
     tokio::spawn(server.run(to_ingest, Arc::new(Nothing)));

@@ -1,14 +1,20 @@
-//! Chaos: real nodes are killed, frozen and started again under load, while a simulated fleet keeps exact books.
+//! Chaos: real nodes are killed, frozen, cut off and started again under load, while a simulated fleet keeps exact books.
+//!
+//! Agents and nodes reach a node through a relay of our own (`relay.rs`), which needs no rights; a full disk needs root, who may mount a
+//! small one.
 //!
 //! Everything random comes from the seed, except what the machine's own timing adds. After the last round all nodes run, the fleet's last event
 //! is acknowledged, and the cluster must have every event once: in the agents' counts, in the record, and in the views, which are
 //! compared with those of a node that reads the whole log anew without any checkpoint.
 //!
-//! Not done here: partitions and loss on the network, a full disk, clock steps.
+//! Not done here: clock steps, which would be the whole machine's; and the shared directory is always there, but for its space.
+
+mod disk;
+mod network;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,11 +24,15 @@ use tokio::time::Instant;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 use weir_transport::Dialer;
 
+use disk::SmallDisk;
+use network::{Pids, Relays};
+
 use crate::agents::Target;
 use crate::fleet::{Books, FleetOptions, Random};
 use crate::local::process::{Running, children, signal};
 use crate::local::setup::{Setup, TENANT};
 use crate::local::{self, parse_ready};
+use crate::relay::Weather;
 use crate::runner;
 
 /// What is done.
@@ -53,6 +63,12 @@ pub enum Fault {
     FreezeWorkers,
     /// `kill -9` of every node at once.
     KillAll,
+    /// Neither agents nor other nodes reach the node, and it reaches no other node. The shared directory it does reach.
+    CutOff,
+    /// The agents' datagrams are lost, doubled, late and out of order, to and from every node.
+    BadNetwork,
+    /// The disk of logs, chain, checkpoints and archive is full.
+    FullDisk,
 }
 
 /// What came of it.
@@ -100,16 +116,21 @@ impl fmt::Display for Report {
 /// Starts a cluster of `program` below `dir` and does it. `progress` is told of every round.
 pub async fn run(program: &Path, dir: &Path, options: ChaosOptions, progress: impl Fn(&str)) -> anyhow::Result<Report> {
     let setup = Setup::write(&local::on_free_ports(options.nodes, 1), dir)?;
-    for config in &setup.node_configs {
-        fix_ports(config)?;
+    let disk = SmallDisk::mount(&setup.shared());
+    if disk.is_none() {
+        progress("the disk is not filled: only root may mount a small one");
+    }
+    let pids = Pids::default();
+    let mut relays = Vec::new();
+    for (at, config) in setup.node_configs.iter().enumerate() {
+        relays.push(Relays::start(config, at, options.seed, &pids).await?);
     }
     let mut nodes = Vec::new();
     for config in &setup.node_configs {
         nodes.push(Node::start(program, config, &setup.logs()).await?);
     }
-    let addresses = nodes.iter().map(|node| node.addresses.quic).collect();
     let target = Target {
-        nodes: addresses,
+        nodes: relays.iter().map(|relays| relays.agents.address).collect(),
         authority: setup.authority.clone(),
         tenant: TENANT.to_owned(),
         dialer: Some(Dialer::default()),
@@ -120,10 +141,26 @@ pub async fn run(program: &Path, dir: &Path, options: ChaosOptions, progress: im
     let mut report = Report::default();
     let mut random = Random(options.seed | 1);
     for round in 1..=options.rounds {
-        let (fault, at, lasts) = draw(&mut random, options.nodes);
+        let (fault, at, lasts) = draw(&mut random, options.nodes, disk.is_some());
+        pids.note(nodes.iter().map(Node::pid).collect());
         let before = newest_tick(&nodes).await;
         let begun = Instant::now();
+        match fault {
+            Fault::CutOff => {
+                pids.cut_off(Some(at));
+                relays[at].set(Weather { cut: true, ..Weather::default() });
+            }
+            Fault::BadNetwork => {
+                let bad = Weather { cut: false, lost: 150, doubled: 100, late: Duration::from_millis(80) };
+                relays.iter().for_each(|relays| relays.agents.set(bad));
+            }
+            _ => {}
+        }
+        let full = disk.as_ref().filter(|_| fault == Fault::FullDisk).map(SmallDisk::fill).transpose()?;
         apply(&mut nodes, fault, at, lasts).await?;
+        drop(full);
+        pids.cut_off(None);
+        relays.iter().for_each(|relays| relays.set(Weather::default()));
         let gap_ms = answers_move(&nodes, before, begun).await?;
         let (count, longest) = report.faults.entry(fault).or_default();
         (*count, *longest) = (*count + 1, (*longest).max(gap_ms));
@@ -199,6 +236,8 @@ async fn apply(nodes: &mut [Node], fault: Fault, at: usize, lasts: Duration) -> 
                 node.restart().await?;
             }
         }
+        // Done to what is around the nodes.
+        Fault::CutOff | Fault::BadNetwork | Fault::FullDisk => tokio::time::sleep(lasts).await,
     }
     Ok(())
 }
@@ -252,7 +291,7 @@ async fn check(report: &mut Report, program: &Path, setup: &Setup, nodes: Vec<No
     Ok(())
 }
 
-async fn wait_until_counted(sql: std::net::SocketAddr, told: u64) -> anyhow::Result<u64> {
+async fn wait_until_counted(sql: SocketAddr, told: u64) -> anyhow::Result<u64> {
     let begun = Instant::now();
     loop {
         // Workers may be started anew just now: a question that fails is asked again.
@@ -265,7 +304,7 @@ async fn wait_until_counted(sql: std::net::SocketAddr, told: u64) -> anyhow::Res
 }
 
 /// The rows of the views that do not change with time alone, sorted.
-async fn views(sql: std::net::SocketAddr) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+async fn views(sql: SocketAddr) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     let mut views = BTreeMap::new();
     for view in ["region_connections", "service_map", "agents", "hosts", "losses"] {
         let mut lines = rows(sql, &format!("select * from {view}")).await.with_context(|| format!("reading {view}"))?;
@@ -275,12 +314,12 @@ async fn views(sql: std::net::SocketAddr) -> anyhow::Result<BTreeMap<String, Vec
     Ok(views)
 }
 
-async fn number(sql: std::net::SocketAddr, query: &str) -> anyhow::Result<u64> {
+async fn number(sql: SocketAddr, query: &str) -> anyhow::Result<u64> {
     Ok(rows(sql, query).await?.first().and_then(|line| line.parse().ok()).unwrap_or(0))
 }
 
 /// Rows as text, cells apart by `|`.
-async fn rows(sql: std::net::SocketAddr, query: &str) -> anyhow::Result<Vec<String>> {
+async fn rows(sql: SocketAddr, query: &str) -> anyhow::Result<Vec<String>> {
     let (client, connection) = tokio_postgres::connect(&format!("postgres://weir@{sql}/weir"), NoTls).await?;
     let connection = tokio::spawn(connection);
     let answer = client.simple_query(query).await;
@@ -294,29 +333,17 @@ async fn rows(sql: std::net::SocketAddr, query: &str) -> anyhow::Result<Vec<Stri
     Ok(answer?.iter().filter_map(line).collect())
 }
 
-/// Gives every free port of a config a number, so that a node that is started again is where it was.
-fn fix_ports(config: &Path) -> anyhow::Result<()> {
-    let mut text = std::fs::read_to_string(config)?;
-    while let Some(at) = text.find(":0\"") {
-        // Held while the number is taken, for UDP and TCP alike.
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = tcp.local_addr()?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            text.replace_range(at + 1..at + 2, &port.to_string());
-        }
-    }
-    text.push_str("[checkpoint]\nevery_ms = 5000\n");
-    Ok(std::fs::write(config, text)?)
-}
-
 /// Which fault, on which node, for how long.
-fn draw(random: &mut Random, nodes: usize) -> (Fault, usize, Duration) {
-    let fault = match random.below(10) {
+fn draw(random: &mut Random, nodes: usize, disk: bool) -> (Fault, usize, Duration) {
+    let fault = match random.below(16) {
         0..=3 => Fault::KillNode,
         4 | 5 => Fault::KillWorkers,
         6 | 7 => Fault::FreezeNode,
         8 => Fault::FreezeWorkers,
-        _ => Fault::KillAll,
+        9 => Fault::KillAll,
+        10..=12 => Fault::CutOff,
+        13 | 14 if disk => Fault::FullDisk,
+        _ => Fault::BadNetwork,
     };
     (fault, random.below(nodes as u64) as usize, Duration::from_millis(500 + random.below(6_000)))
 }

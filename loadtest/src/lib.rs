@@ -9,5 +9,6 @@ pub mod fleet;
 pub mod local;
 pub mod outage;
 pub mod record;
+pub mod relay;
 pub mod replay;
 pub mod runner;

@@ -246,7 +246,10 @@ fn report_outage(options: &OutageOptions, seen: &Outage) {
         drained / options.rate as f64,
         options.rate
     );
-    eprintln!("new events       {:>12} made meanwhile; the longest wait for an ack {:?}", seen.made_meanwhile, seen.live_wait_max);
+    eprintln!(
+        "new events       {:>12} made meanwhile; the longest wait for an ack {:?}",
+        seen.made_meanwhile, seen.live_wait_max
+    );
     eprintln!("stored           {:>12} events once, {} again", seen.stored, seen.twice);
 }
 

@@ -13,7 +13,7 @@ use weir_journal::{Disk, Error, Journal, Offset, Options, Reader};
 use weir_schema::{Epoch, Frame, Lane, Seq};
 use weir_transport::FrameKey;
 
-use super::{Verdict, Gap, decode};
+use super::{Gap, Verdict, decode};
 
 pub(super) struct LaneSpool {
     disk: Arc<dyn Disk>,

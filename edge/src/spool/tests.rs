@@ -66,7 +66,10 @@ fn what_is_synced_is_given_out_by_class_until_it_is_settled() {
     let given = drain(&mut spool);
     assert_eq!(given, [3, 1, 2, 0].map(|at| key(&frames[at])));
     let floors: Vec<_> = spool.floors().collect();
-    assert_eq!(floors, [(Lane::Security, 0), (Lane::Network, 5), (Lane::Sample, 0)].map(|(lane, seq)| (Epoch(1), lane, Seq(seq))));
+    assert_eq!(
+        floors,
+        [(Lane::Security, 0), (Lane::Network, 5), (Lane::Sample, 0)].map(|(lane, seq)| (Epoch(1), lane, Seq(seq)))
+    );
     // The second of the network lane is settled before the first: both wait for the first.
     spool.settle(|key| key.first_seq != Seq(8) && key.lane == Lane::Network).unwrap();
     assert_eq!(spool.events(), 4);
@@ -133,7 +136,8 @@ fn a_damaged_segment_is_told_and_the_rest_is_there() {
     drop(spool);
     let (mut spool, _) = open(&disk).unwrap();
     let events = spool.events();
-    let newest = disk.files().into_iter().filter(|(path, size)| *size > 200_000 && !path.to_string_lossy().contains("bad")).next_back();
+    let newest =
+        disk.files().into_iter().filter(|(path, size)| *size > 200_000 && !path.to_string_lossy().contains("bad")).next_back();
     let (path, size) = newest.unwrap();
     disk.flip_bit(&path, size * 2);
     let given: u64 = drain(&mut spool).iter().map(|key| u64::from(key.count)).sum();
@@ -326,5 +330,11 @@ fn the_disk_of_the_test_does_crash_and_fill() {
     };
     let steps: Vec<_> = (0..3_000).map(|_| (dice() as u8 % 100, dice())).collect();
     let world = run(7, &steps);
-    assert!(world.crashes > 20 && world.drops > 10 && world.acked.len() > 200, "{} {} {}", world.crashes, world.drops, world.acked.len());
+    assert!(
+        world.crashes > 20 && world.drops > 10 && world.acked.len() > 200,
+        "{} {} {}",
+        world.crashes,
+        world.drops,
+        world.acked.len()
+    );
 }
