@@ -57,6 +57,12 @@ pub enum Error {
         /// What to do about it.
         cure: &'static str,
     },
+    /// A signing request is damaged, or its key is of a kind that is not taken.
+    #[error("the signing request is not taken: {problem}")]
+    Request {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// TLS could not be set up from the files.
     #[error("could not set up TLS from {path:?}: {reason}")]
     Tls {

@@ -4,6 +4,7 @@
 
 mod ack;
 pub mod ca;
+mod certificate;
 mod client;
 mod error;
 pub mod frame_stream;

@@ -9,14 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fmt, fs};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKey,
+    PublicKeyData, SanType,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, DnsName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName, UnixTime};
 use weir_schema::{AgentIdentity, Name};
 
 use super::{CA_CERT, CA_KEY, IssueOptions};
+use crate::certificate::to_pem;
 use crate::error::Error;
 use crate::identity::{Peer, SCHEME, SpiffeId, TrustDomain, uri_name};
 
@@ -44,6 +46,33 @@ pub struct Issued {
     pub cert_pem: String,
     /// Its key.
     pub key_pem: String,
+}
+
+/// A public key whose holder has shown that the private one is his, by a signing request. Of the request nothing else is kept: names,
+/// usages and dates are not the asker's to choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedKey(PublicKey);
+
+impl RequestedKey {
+    /// Reads a PKCS #10 request of at most [`REQUEST_BYTES_MAX`] bytes and checks its signature.
+    pub fn from_request(der: &[u8]) -> Result<Self, Error> {
+        let wrong = |problem: String| Error::Request { problem };
+        if der.len() > REQUEST_BYTES_MAX {
+            return Err(wrong(format!("it has {} bytes, at most {REQUEST_BYTES_MAX} are read", der.len())));
+        }
+        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+            .map_err(|error| wrong(error.to_string()))?;
+        let key = request.public_key;
+        if ![&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519].contains(&key.algorithm()) {
+            return Err(wrong("its key is neither ECDSA on P-256 or P-384 nor Ed25519".to_owned()));
+        }
+        Ok(Self(key))
+    }
+
+    /// The key's SubjectPublicKeyInfo.
+    pub fn to_der(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
 }
 
 impl Authority {
@@ -94,6 +123,11 @@ impl Authority {
         &self.pem
     }
 
+    /// The authority's certificate, as DER.
+    pub fn cert_der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
     /// The authority's key.
     pub(super) fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
@@ -102,9 +136,20 @@ impl Authority {
     /// A certificate for an agent.
     pub fn agent(&self, agent: &AgentIdentity, options: &IssueOptions, now: SystemTime) -> Result<Issued, Error> {
         let id = SpiffeId { trust_domain: self.trust_domain.clone(), peer: Peer::Agent(agent.clone()) };
-        let mut params = leaf_params(&id, agent.agent.as_str(), options, now)?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(&id, params, now)
+        self.issue(&id, &agent_params(&id, agent, options, now)?, now)
+    }
+
+    /// A certificate, as DER, for an agent that keeps its private key to itself.
+    pub fn agent_with_key(
+        &self,
+        agent: &AgentIdentity,
+        key: &RequestedKey,
+        options: &IssueOptions,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let id = SpiffeId { trust_domain: self.trust_domain.clone(), peer: Peer::Agent(agent.clone()) };
+        let params = agent_params(&id, agent, options, now)?;
+        self.sign(&id, &params, &key.0, now)
     }
 
     /// A certificate for a node.
@@ -125,16 +170,26 @@ impl Authority {
         for reached_as in &options.reached_as {
             params.subject_alt_names.push(dns_or_ip(reached_as)?);
         }
-        self.issue(&id, params, now)
+        self.issue(&id, &params, now)
+    }
+
+    fn issue(&self, id: &SpiffeId, params: &CertificateParams, now: SystemTime) -> Result<Issued, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue_error(&id.to_uri()))?;
+        let certificate = self.sign(id, params, &key, now)?;
+        Ok(Issued { ca_pem: self.pem.clone(), cert_pem: to_pem(&[certificate]), key_pem: key.serialize_pem() })
     }
 
     /// Signs, then checks that the result would be accepted under our own certificate.
-    fn issue(&self, id: &SpiffeId, params: CertificateParams, now: SystemTime) -> Result<Issued, Error> {
-        let subject = id.to_uri();
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue_error(&subject))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(issue_error(&subject))?;
+    fn sign(
+        &self,
+        id: &SpiffeId,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let certificate = params.signed_by(key, &self.issuer).map_err(issue_error(&id.to_uri()))?;
         self.check(certificate.der(), now)?;
-        Ok(Issued { ca_pem: self.pem.clone(), cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(certificate.der().clone())
     }
 
     fn check(&self, leaf: &CertificateDer<'_>, now: SystemTime) -> Result<(), Error> {
@@ -177,6 +232,17 @@ fn ca_params(trust_domain: &TrustDomain, now: SystemTime) -> Result<CertificateP
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, now, CA_VALID)?;
+    Ok(params)
+}
+
+fn agent_params(
+    id: &SpiffeId,
+    agent: &AgentIdentity,
+    options: &IssueOptions,
+    now: SystemTime,
+) -> Result<CertificateParams, Error> {
+    let mut params = leaf_params(id, agent.agent.as_str(), options, now)?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
 }
 
@@ -227,6 +293,9 @@ fn dns_or_ip(text: &str) -> Result<SanType, Error> {
 fn issue_error(subject: &str) -> impl Fn(rcgen::Error) -> Error {
     move |error| Error::Issue { subject: subject.to_owned(), reason: error.to_string() }
 }
+
+/// Longest signing request: one with the largest key that is taken has a few hundred bytes.
+pub const REQUEST_BYTES_MAX: usize = 4096;
 
 /// The name that every node carries, and that agents ask for unless they are told otherwise.
 pub(crate) const NODE_NAME: &str = "weir-node";

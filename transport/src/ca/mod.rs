@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Promise: no file is overwritten unless that was asked for, and a certificate that would not be accepted is never written.
-//! Absent as yet: enrolment by token and revocation.
+//! Certificates whose key stays on the agent, tokens and renewal are in `enrol/`; who is revoked is in `trust.rs`.
 
 mod issue;
 
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use weir_schema::{AgentIdentity, Name};
 
 use crate::error::Error;
-pub use issue::{Authority, Issued};
+pub use issue::{Authority, Issued, REQUEST_BYTES_MAX, RequestedKey};
 
 /// How a certificate is to be made.
 #[derive(Debug, Clone)]
@@ -107,18 +107,18 @@ impl Issued {
 }
 
 /// Who may read a file.
-#[derive(Clone, Copy)]
-enum Secrecy {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Secrecy {
     Owner,
     World,
 }
 
-fn make_dir(dir: &Path) -> Result<(), Error> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(|source| Error::File { doing: "make directory", path: dir.into(), source, cure: "" })
 }
 
 /// Writes beside, syncs, then renames: a key is whole, or it is not there. Its mode is right from the first moment.
-fn write(path: &Path, text: &str, secrecy: Secrecy, existing: Existing) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, text: &str, secrecy: Secrecy, existing: Existing) -> Result<(), Error> {
     if existing == Existing::Keep && path.exists() {
         return Err(Error::Exists { path: path.into(), cure: "name another directory, or move it away first" });
     }
@@ -147,7 +147,7 @@ pub const CA_CERT: &str = "ca.pem";
 /// The authority's key.
 pub const CA_KEY: &str = "ca.key";
 
-/// How long an agent's or node's certificate is valid. Shorter when renewal stands.
+/// How long a certificate that people issue is valid. Those of enrolled agents live a day, since they are renewed.
 pub const LEAF_VALID: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[cfg(test)]
@@ -186,6 +186,32 @@ mod tests {
         assert_eq!(der(&node.ca), der(&ca.join(CA_CERT)));
         for key in [&agent.key, &node.key, &ca.join(CA_KEY)] {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_signing_request_gives_its_key_and_nothing_else() {
+        let authority = Authority::new("td", SystemTime::now()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["weir-node".to_owned()]).unwrap();
+        let claimed = "spiffe://td/tenant/other/region/us/agent/boss";
+        params.subject_alt_names.push(rcgen::SanType::URI(claimed.try_into().unwrap()));
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let request = params.serialize_request(&key).unwrap();
+        let asked = RequestedKey::from_request(request.der()).unwrap();
+        let made = authority.agent_with_key(&web7(), &asked, &IssueOptions::default(), SystemTime::now()).unwrap();
+        assert_eq!(from_certificate(&made).unwrap(), Peer::Agent(web7()));
+        let (_, read) = x509_parser::parse_x509_certificate(&made).unwrap();
+        assert!(!read.is_ca() && !read.extended_key_usage().unwrap().unwrap().value.server_auth);
+        assert_eq!(read.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+        assert_eq!(read.public_key().raw, asked.to_der());
+
+        let mut bytes = request.der().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        for (bad, says) in [(bytes, "signature"), (vec![0; REQUEST_BYTES_MAX + 1], "4097 bytes"), (Vec::new(), "parse")] {
+            let why = RequestedKey::from_request(&bad).unwrap_err().to_string();
+            assert!(why.contains("signing request") && why.contains(says), "{why}");
         }
     }
 
