@@ -140,6 +140,20 @@ pub enum IdentityError {
         /// Whose is wanted.
         wanted: &'static str,
     },
+    /// The agent is revoked.
+    #[error("agent {agent} is revoked")]
+    Revoked {
+        /// `TENANT/REGION/AGENT`.
+        agent: String,
+    },
+    /// The agent is of a region that this node does not take.
+    #[error("agent {agent} is of a region that this node does not take (it takes {taken})")]
+    Region {
+        /// `TENANT/REGION/AGENT`.
+        agent: String,
+        /// The regions that are taken.
+        taken: String,
+    },
     /// The certificate is of another trust domain.
     #[error("its trust domain is {found:?}, ours is {ours:?}")]
     TrustDomain {

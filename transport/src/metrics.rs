@@ -69,6 +69,12 @@ pub(crate) fn client_bye(bye: Bye) {
     counter!("weir_transport_client_byes_total", "why" => bye.as_str()).increment(1);
 }
 
+/// `weir_transport_enrolments_total{outcome}`: callers for a certificate; `enrolled`, `renewed`, `flood`, `slow`, `lost`, `malformed`, or
+/// why it was refused.
+pub(crate) fn enrolment(outcome: &'static str) {
+    counter!("weir_transport_enrolments_total", "outcome" => outcome).increment(1);
+}
+
 /// Names, units and help of all of them, so that `/metrics` shows each with its meaning.
 pub fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge};
@@ -77,6 +83,7 @@ pub fn describe() {
     describe_counter!("weir_transport_protocol_errors_total", "What peers did that the protocol does not allow, by error.");
     describe_counter!("weir_transport_refused_frames_total", "Frames refused for good, by reason.");
     describe_counter!("weir_transport_handshakes_total", "Handshakes, by outcome.");
+    describe_counter!("weir_transport_enrolments_total", "Callers for a certificate, by outcome.");
     describe_gauge!("weir_transport_sessions", "Agents connected, by transport.");
     describe_counter!("weir_transport_closed_sessions_total", "Connections ended, by reason.");
     describe_gauge!("weir_transport_in_flight_bytes", Unit::Bytes, "Frames received and not yet durable.");

@@ -8,7 +8,9 @@
 //! `in_flight_bytes_max`. A frame whose [`AckHandle`] is dropped without a verdict ends its connection, so its agent sends it again.
 
 mod admit;
+mod certificate;
 mod connection;
+mod enrol;
 mod listen;
 mod pace;
 mod registry;
@@ -26,10 +28,13 @@ use weir_config::{Limits, ServerTls};
 use weir_schema::{AgentIdentity, Epoch, Frame, Lane, Name};
 
 use crate::ack::AckRanges;
+use crate::ca::Authority;
+use crate::enrol::{Desk, DeskOptions};
 use crate::error::Error;
 use crate::message::Bye;
 use crate::socket;
-use crate::tls::NodeTls;
+use crate::tls::{Callers, NodeTls};
+use crate::trust::Admission;
 pub use connection::AckHandle;
 pub use listen::Listening;
 pub use pace::Rates;
@@ -42,6 +47,16 @@ pub struct Server {
     tcp: Option<TcpListener>,
     tls: Arc<NodeTls>,
     limits: TransportLimits,
+    desk: Option<Arc<Desk>>,
+}
+
+/// Which agents a server takes, and whether it makes new ones.
+#[derive(Debug, Clone, Default)]
+pub struct Doors {
+    /// Which agents with a good certificate are taken.
+    pub admission: Admission,
+    /// Enrols agents and renews their certificates; `None`: others do.
+    pub enrols: Option<DeskOptions>,
 }
 
 /// Stops a running [`Server`].
@@ -123,12 +138,29 @@ impl Server {
         Self::listen(listen.into(), tls, limits).await
     }
 
-    /// Reads the certificates and opens the ports. Needs a tokio runtime.
-    #[expect(clippy::unused_async, reason = "the sockets belong to the runtime they are opened in")]
+    /// Reads the certificates and opens the ports, for agents of all regions. Needs a tokio runtime.
     pub async fn listen(listening: Listening, tls: &ServerTls, limits: TransportLimits) -> Result<Self, Error> {
-        let node = NodeTls::load(tls)?;
+        Self::listen_for(listening, tls, limits, Doors::default()).await
+    }
+
+    /// As `listen`, for the agents of `doors`.
+    #[expect(clippy::unused_async, reason = "the sockets belong to the runtime they are opened in")]
+    pub async fn listen_for(
+        listening: Listening,
+        tls: &ServerTls,
+        limits: TransportLimits,
+        doors: Doors,
+    ) -> Result<Self, Error> {
+        let callers = if doors.enrols.is_some() { Callers::AlsoNew } else { Callers::Certified };
+        let node = NodeTls::load_for(tls, doors.admission.clone(), callers)?;
+        if let Some(options) = &doors.enrols {
+            // A node that could not issue shall say so now, not when an agent asks.
+            Authority::open(&options.authority)?;
+        }
+        let desk = doors.enrols.map(|options| Arc::new(Desk::new(options, doors.admission, node.node.clone())));
         let ports = listen::open(listening, &node, &limits)?;
-        Ok(Self { endpoint: ports.endpoint, local_addr: ports.quic_addr, tcp: ports.tcp, tls: Arc::new(node), limits })
+        let (endpoint, local_addr, tcp) = (ports.endpoint, ports.quic_addr, ports.tcp);
+        Ok(Self { endpoint, local_addr, tcp, tls: Arc::new(node), limits, desk })
     }
 
     /// Where it listens for QUIC; the port is the real one when 0 was asked for.
@@ -165,7 +197,9 @@ impl Server {
             registry: Registry::default(),
             state,
             to_ingest,
+            desk: self.desk,
         });
+        let rereading = tokio::spawn(reread(shared.tls.clone()));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -181,6 +215,7 @@ impl Server {
                 () = shared.to_ingest.closed() => break,
             }
         }
+        rereading.abort();
         self.endpoint.close(socket::close_code(Bye::Done), b"the node is stopping");
         drop(self.tcp);
         shared.registry.leave_all(Bye::Done);
@@ -191,6 +226,16 @@ impl Server {
         };
         let _ = tokio::time::timeout(CLOSE_TIME_MAX, said).await;
         connections.shutdown().await;
+    }
+}
+
+/// Looks now and then whether the node's files have changed. Ends when dropped.
+async fn reread(tls: Arc<NodeTls>) {
+    loop {
+        tokio::time::sleep(REREAD_EVERY).await;
+        let trust = tls.trust.clone();
+        // The disk may make it wait; a panic in there leaves what was read before.
+        let _ = tokio::task::spawn_blocking(move || trust.reread()).await;
     }
 }
 
@@ -230,6 +275,7 @@ struct Shared {
     registry: Registry,
     state: Arc<dyn ResumeState>,
     to_ingest: mpsc::Sender<Incoming>,
+    desk: Option<Arc<Desk>>,
 }
 
 /// Whether a connection ended by an alert of TLS.
@@ -245,5 +291,7 @@ const BEGUN_PART: usize = 4;
 const HALF_OPEN_MAX: usize = 4096;
 /// For saying good-bye.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+/// How often the node's certificate files are looked at.
+const REREAD_EVERY: Duration = Duration::from_secs(2);
 /// After a caller that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(250);

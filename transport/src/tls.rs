@@ -1,14 +1,15 @@
 //! Mutual TLS 1.3 from three files: who is trusted, who we are, and our key.
 //!
-//! Promise: a handshake that succeeds was between an agent and a node of one trust domain, under one authority, in time. The chain,
-//! the dates and the usage are checked by webpki; role and trust domain here, inside the handshake. Nothing is resumed: a session
-//! ticket would outlive a certificate.
+//! Promise: a handshake in which certificates were shown and that succeeds was between an agent and a node of one trust domain, under
+//! a trusted authority, in time; the agent is not revoked. The chain, the dates and the usage are checked by webpki; role, trust domain,
+//! region and revocation here, inside the handshake. Only a node that enrols lets callers in who show none, and `server/admit.rs` lets
+//! them do nothing else. Nothing is resumed: a session ticket would outlive a certificate.
 
 use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -27,16 +28,18 @@ use tracing::warn;
 use weir_config::{ClientTls, ServerTls};
 use weir_schema::{AgentIdentity, Name};
 
+use crate::enrol::ENROL_ALPN;
 use crate::error::{Error, IdentityError};
 use crate::identity::{TrustDomain, spiffe_id};
+use crate::trust::{Admission, Trust};
 
 /// What a node needs to listen.
 #[derive(Debug, Clone)]
 pub struct NodeTls {
     /// For the listening socket.
     pub config: Arc<ServerConfig>,
-    /// Checks agents' certificates, also after the handshake.
-    pub agents: Arc<dyn ClientCertVerifier>,
+    /// Checks agents' certificates, also after the handshake; its files may change.
+    pub(crate) trust: Arc<Trust>,
     /// Who we are.
     pub node: Name,
     /// The fleet.
@@ -57,37 +60,44 @@ pub struct AgentTls {
 }
 
 impl NodeTls {
-    /// Reads a node's three files.
+    /// Reads a node's three files. Agents of all regions are taken, nobody is enrolled.
     pub fn load(files: &ServerTls) -> Result<Self, Error> {
+        Self::load_for(files, Admission::default(), Callers::Certified)
+    }
+
+    pub(crate) fn load_for(files: &ServerTls, admission: Admission, callers: Callers) -> Result<Self, Error> {
         let own = Own::load(&files.ca, &files.cert, &files.key)?;
         let identity = |error: IdentityError| tls_error(&files.cert, error);
         let id = spiffe_id(&own.chain[0]).map_err(identity)?;
         let trust_domain = id.trust_domain.clone();
         let node = id.into_node(&trust_domain).map_err(identity)?;
-        let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
-            .build()
-            .map_err(|error| tls_error(&files.ca, error))?;
-        let agents: Arc<dyn ClientCertVerifier> =
-            Arc::new(CallerVerifier { chain, ours: trust_domain.clone(), role: Role::Agent });
-        let reset_key = ResetKey::derive(own.key.secret_der());
-        let mut config = ServerConfig::builder_with_provider(own.provider)
+        let verifier = CallerVerifier::new(&own, files, trust_domain.clone(), Role::Agent(admission.clone()), callers)?;
+        let trust = Arc::new(Trust::new(files, &own, node.clone(), Arc::new(verifier), admission)?);
+        let mut config = ServerConfig::builder_with_provider(own.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| tls_error(&files.key, error))?
-            .with_client_cert_verifier(agents.clone())
-            .with_single_cert(own.chain, own.key)
-            .map_err(|error| tls_error(&files.key, error))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+            .with_client_cert_verifier(trust.verifier.clone())
+            .with_cert_resolver(trust.own.clone());
+        config.alpn_protocols = match callers {
+            Callers::Certified => vec![ALPN.to_vec()],
+            Callers::AlsoNew => vec![ALPN.to_vec(), ENROL_ALPN.to_vec()],
+        };
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), agents, node, trust_domain, reset_key })
+        let reset_key = ResetKey::derive(own.key.secret_der());
+        Ok(Self { config: Arc::new(config), trust, node, trust_domain, reset_key })
     }
 }
 
 impl AgentTls {
     /// Reads an agent's three files.
     pub fn load(files: &ClientTls) -> Result<Self, Error> {
-        let own = Own::load(&files.ca, &files.cert, &files.key)?;
+        Self::of(files, Own::load(&files.ca, &files.cert, &files.key)?)
+    }
+
+    /// From what the files hold or are to hold.
+    pub(crate) fn of(files: &ClientTls, own: Own) -> Result<Self, Error> {
         let identity = |error: IdentityError| tls_error(&files.cert, error);
         let id = spiffe_id(&own.chain[0]).map_err(identity)?;
         let trust_domain = id.trust_domain.clone();
@@ -117,16 +127,14 @@ pub(crate) fn node_to_node(files: &ServerTls, alpn: &[u8]) -> Result<(ServerConf
     let ours = id.trust_domain.clone();
     id.into_node(&ours).map_err(identity)?;
     let wrong = |error: rustls::Error| tls_error(&files.key, error);
-    let clients = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
-        .build()
-        .map_err(|error| tls_error(&files.ca, error))?;
+    let clients = CallerVerifier::new(&own, files, ours.clone(), Role::Node, Callers::Certified)?;
     let servers = WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
         .build()
         .map_err(|error| tls_error(&files.ca, error))?;
     let mut server = ServerConfig::builder_with_provider(own.provider.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(wrong)?
-        .with_client_cert_verifier(Arc::new(CallerVerifier { chain: clients, ours: ours.clone(), role: Role::Node }))
+        .with_client_cert_verifier(Arc::new(clients))
         .with_single_cert(own.chain.clone(), own.key.clone_key())
         .map_err(wrong)?;
     server.send_tls13_tickets = 0;
@@ -145,37 +153,54 @@ pub(crate) fn node_to_node(files: &ServerTls, alpn: &[u8]) -> Result<(ServerConf
 }
 
 /// The content of the three files.
-struct Own {
-    provider: Arc<CryptoProvider>,
-    roots: Arc<RootCertStore>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+pub(crate) struct Own {
+    pub(crate) provider: Arc<CryptoProvider>,
+    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) root_certificates: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// As they are: authorities, certificate, key.
+    pub(crate) contents: [Vec<u8>; 3],
 }
 
 impl Own {
     fn load(ca: &Path, cert: &Path, key: &Path) -> Result<Self, Error> {
-        let mut roots = RootCertStore::empty();
-        for root in certificates(ca)? {
-            roots.add(root).map_err(|error| tls_error(ca, error))?;
-        }
-        let chain = certificates(cert)?;
-        let key_pem = read(key)?;
         if std::fs::metadata(key).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
             warn!(?key, "everybody on this host may read this private key (cure: chmod 600)");
         }
-        let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| Error::Content {
+        Self::parse([ca, cert, key], [read(ca)?, read(cert)?, read(key)?])
+    }
+
+    /// Nothing, when the files are as they were.
+    pub(crate) fn load_unless(ca: &Path, cert: &Path, key: &Path, known: &[Vec<u8>; 3]) -> Result<Option<Self>, Error> {
+        let contents = [read(ca)?, read(cert)?, read(key)?];
+        if contents == *known {
+            return Ok(None);
+        }
+        Self::parse([ca, cert, key], contents).map(Some)
+    }
+
+    /// Of contents that stand, or are to stand, in these files.
+    pub(crate) fn parse([ca, cert, key]: [&Path; 3], contents: [Vec<u8>; 3]) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        let root_certificates = certificates(ca, &contents[0])?;
+        for root in &root_certificates {
+            roots.add(root.clone()).map_err(|error| tls_error(ca, error))?;
+        }
+        let chain = certificates(cert, &contents[1])?;
+        let key = PrivateKeyDer::from_pem_slice(&contents[2]).map_err(|error| Error::Content {
             path: key.into(),
             problem: format!("holds no private key ({error})"),
             cure: "issue one with `weir ca issue`",
         })?;
-        Ok(Self { provider: Arc::new(aws_lc_rs::default_provider()), roots: Arc::new(roots), chain, key })
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(Self { provider, roots: Arc::new(roots), root_certificates, chain, key, contents })
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(crate) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let problem = |problem| Error::Content { path: path.into(), problem, cure: "issue one with `weir ca issue`" };
-    let pem = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if found.is_empty() => Err(problem("holds no certificate".to_owned())),
         Ok(found) => Ok(found),
@@ -183,7 +208,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source: io::Error| {
         let cure = match source.kind() {
             io::ErrorKind::NotFound => " (issue it with `weir ca issue`)",
@@ -195,23 +220,56 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(failed)
 }
 
-fn tls_error(path: &Path, reason: impl fmt::Display) -> Error {
+pub(crate) fn tls_error(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Tls { path: path.into(), reason: reason.to_string() }
 }
 
 /// Takes callers of one role, of our trust domain.
 #[derive(Debug)]
-struct CallerVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    ours: TrustDomain,
+pub(crate) struct CallerVerifier {
+    chain: RwLock<Arc<dyn ClientCertVerifier>>,
+    pub(crate) ours: TrustDomain,
     role: Role,
+    callers: Callers,
 }
 
 /// Who may call.
-#[derive(Debug, Clone, Copy)]
-enum Role {
-    Agent,
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    Agent(Admission),
     Node,
+}
+
+/// What a caller must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// A good certificate.
+    Certified,
+    /// A good certificate or none: who has none can only enrol.
+    AlsoNew,
+}
+
+impl CallerVerifier {
+    fn new(own: &Own, files: &ServerTls, ours: TrustDomain, role: Role, callers: Callers) -> Result<Self, Error> {
+        Ok(Self { chain: RwLock::new(Self::chain(own, files)?), ours, role, callers })
+    }
+
+    fn chain(own: &Own, files: &ServerTls) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+        WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+            .build()
+            .map_err(|error| tls_error(&files.ca, error))
+    }
+
+    /// Trusts other roots from now on.
+    pub(crate) fn trust(&self, own: &Own, files: &ServerTls) -> Result<(), Error> {
+        let chain = Self::chain(own, files)?;
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = chain;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<dyn ClientCertVerifier> {
+        self.chain.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Takes nodes of our trust domain.
@@ -243,6 +301,10 @@ fn told(error: IdentityError) -> rustls::Error {
 }
 
 impl ClientCertVerifier for CallerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.callers == Callers::Certified
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // Hints would tell strangers the names of our authorities, and callers have one certificate only.
         &[]
@@ -254,10 +316,10 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.current().verify_client_cert(end_entity, intermediates, now)?;
         let id = spiffe_id(end_entity).map_err(told)?;
-        match self.role {
-            Role::Agent => id.into_agent(&self.ours).map(drop),
+        match &self.role {
+            Role::Agent(admission) => id.into_agent(&self.ours).and_then(|agent| admission.check(&agent)),
             Role::Node => id.into_node(&self.ours).map(drop),
         }
         .map_err(told)?;
@@ -270,7 +332,7 @@ impl ClientCertVerifier for CallerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        self.current().verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -279,11 +341,11 @@ impl ClientCertVerifier for CallerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        self.current().verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.current().supported_verify_schemes()
     }
 }
 
@@ -363,5 +425,5 @@ fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
     tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// The one application protocol on the port.
+/// The application protocol of sessions.
 pub(crate) const ALPN: &[u8] = b"weir/1";

@@ -10,9 +10,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
-use super::{HALF_OPEN_MAX, Shared, connection, is_tls_alert};
+use super::certificate::NotTaken;
+use super::{HALF_OPEN_MAX, Shared, connection, enrol, is_tls_alert};
 use crate::link::{self, Link, tls_of, tune};
-use crate::metrics;
+use crate::message::Bye;
+use crate::{metrics, socket};
 
 /// One connection of QUIC from its first packet to its end.
 pub(super) async fn quic(shared: Arc<Shared>, incoming: quinn::Incoming) {
@@ -34,10 +36,21 @@ pub(super) async fn quic(shared: Arc<Shared>, incoming: quinn::Incoming) {
         Ok(Err(error)) => return not_shaken(&shared, remote, &Failed::of_quic(&error)),
         Err(_) => return metrics::handshake("timeout"),
     };
+    if enrol::wants_quic(&connected) {
+        // Before it has shown anything it holds its place among the half-open.
+        enrol::quic(&shared, connected, remote).await;
+        return drop(half_open);
+    }
     drop(half_open);
-    metrics::handshake("ok");
-    if let Some(link) = Link::quic(connected) {
-        connection::serve(&shared, link, remote).await;
+    match Link::quic(connected.clone()) {
+        Some(link) => {
+            metrics::handshake("ok");
+            connection::serve(&shared, link, remote).await;
+        }
+        None => {
+            connected.close(socket::close_code(Bye::Protocol), b"no certificate");
+            not_shaken(&shared, remote, &Failed::Theirs(NO_CERTIFICATE.to_owned()));
+        }
     }
 }
 
@@ -58,7 +71,14 @@ pub(super) async fn tcp(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
         }
         Err(_) => return metrics::handshake("timeout"),
     };
+    if enrol::wants_tcp(&stream) {
+        enrol::tcp(&shared, stream, remote).await;
+        return drop(half_open);
+    }
     drop(half_open);
+    if stream.get_ref().1.peer_certificates().is_none() {
+        return not_shaken(&shared, remote, &Failed::Theirs(NO_CERTIFICATE.to_owned()));
+    }
     let Some(link) = Link::tcp(stream) else { return metrics::handshake("other") };
     metrics::handshake("ok");
     connection::serve(&shared, link, remote).await;
@@ -99,7 +119,8 @@ fn not_shaken(shared: &Shared, remote: SocketAddr, failed: &Failed) {
         Failed::Theirs(reason) => {
             metrics::handshake("certificate");
             if let Some(unsaid) = shared.registry.may_warn() {
-                warn!(%remote, reason, unsaid, "agent refused (cure: a certificate from `weir ca issue` of this fleet)");
+                let NotTaken { reason, cure } = NotTaken::explain(reason);
+                warn!(%remote, reason, unsaid, "agent refused (cure: {cure})");
             }
         }
         Failed::Ours(reason) => {
@@ -112,5 +133,7 @@ fn not_shaken(shared: &Shared, remote: SocketAddr, failed: &Failed) {
     }
 }
 
+/// As rustls words it.
+const NO_CERTIFICATE: &str = "peer sent no certificates";
 /// Handshakes of QUIC at once from which on an address must prove itself.
 const HALF_OPEN_TRUSTED: usize = 256;

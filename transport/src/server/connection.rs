@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{MissedTickBehavior, timeout_at};
+use tokio::time::timeout_at;
 use tracing::{debug, info, warn};
 use weir_schema::{AgentIdentity, Frame};
 
+use super::certificate::{CertificateWatch, NotTaken};
 use super::registry::Place;
 use super::{Incoming, Shared};
 use crate::error::ProtocolError;
@@ -23,6 +23,7 @@ use crate::message::{Bye, Hello, LaneAck, Message, RefusedReason};
 use crate::metrics;
 use crate::session::{Received, Receiver, ReceiverLimits, Ticket, Verdict};
 use crate::socket::KEEP_ALIVE;
+use crate::trust::full_name;
 
 /// Where ingest says what became of a frame. Cheap; may be used from any thread.
 pub struct AckHandle {
@@ -94,6 +95,8 @@ enum End {
     Lost(String),
     /// Ingest dropped a frame, or is gone: the agent is to send again, here or elsewhere.
     Abandoned,
+    /// Its certificate is not taken any more.
+    NotTaken(NotTaken),
 }
 
 /// Serves one agent until the end of its connection.
@@ -121,9 +124,9 @@ pub(super) async fn serve(shared: &Shared, link: Link, remote: SocketAddr) {
         bye = place.asked_to_leave() => End::Bye(bye),
     };
     let (bye, why) = match end {
-        End::Bye(Bye::Expired) => {
-            warn!(agent = %identity.agent, %remote, "agent disconnected: its certificate has expired (cure: `weir ca issue`)");
-            (Bye::Expired, "the certificate has expired".to_owned())
+        End::NotTaken(NotTaken { reason, cure }) => {
+            warn!(agent = full_name(&identity), %remote, transport, reason, "agent disconnected: its certificate is not taken any more (cure: {cure})");
+            (Bye::Expired, reason)
         }
         End::Bye(Bye::Superseded) => (Bye::Superseded, "a newer connection took this one's place".to_owned()),
         End::Bye(bye) => (bye, "the session is over".to_owned()),
@@ -168,7 +171,7 @@ async fn talk(shared: &Shared, link: &mut Link, agent: &Arc<AgentIdentity>, plac
     let reading = Reading { shared, agent, talk: &talk, place };
     tokio::select! {
         end = reading.run(reader, first) => end,
-        end = write(shared, &talk, place, writer, (&chain, transport)) => end,
+        end = write(shared, &talk, place, writer, (CertificateWatch::new(&shared.tls.trust, &chain, agent), transport)) => end,
     }
 }
 
@@ -298,11 +301,8 @@ async fn write(
     talk: &Talk,
     place: &Place<'_>,
     writer: &mut Writer,
-    (chain, transport): (&[CertificateDer<'static>], Transport),
+    (mut watch, transport): (CertificateWatch<'_>, Transport),
 ) -> End {
-    let mut check = tokio::time::interval(CERTIFICATE_CHECK_EVERY);
-    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    check.tick().await;
     let mut pulse = Pulse { said: tokio::time::Instant::now(), transport };
     let mut chunks = Vec::new();
     // Until when the agent gets no credit, because it sent too fast.
@@ -312,11 +312,7 @@ async fn write(
             () = talk.wake.notified() => {}
             () = until(slow) => {}
             () = pulse.due() => {}
-            _ = check.tick() => {
-                if shared.tls.agents.verify_client_cert(&chain[0], &chain[1..], now()).is_err() {
-                    return End::Bye(Bye::Expired);
-                }
-            }
+            not_taken = watch.not_taken() => return End::NotTaken(not_taken),
         }
         let wait = place.pace().wait(Instant::now());
         if wait.is_some() && slow.is_none() {
@@ -395,13 +391,7 @@ fn printable(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
-fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
 /// For the first message after the handshake.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest silence towards an agent on TCP that waits for a word. See the agent's `client/pulse.rs`.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
-/// How often certificates of connected agents are looked at again: TLS does so only in the handshake.
-const CERTIFICATE_CHECK_EVERY: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use weir_schema::{AgentIdentity, Name};
 
 use super::TransportLimits;
+use super::enrol::ENROLLING_MAX;
 use super::pace::Pace;
 use crate::link::Transport;
 use crate::message::Bye;
@@ -23,7 +24,9 @@ pub(super) struct Registry {
     /// Handshakes of QUIC.
     half_open: AtomicUsize,
     /// Handshakes on TCP, by address.
-    half_open_tcp: Mutex<HalfOpenTcp>,
+    half_open_tcp: Mutex<ByAddress>,
+    /// Callers for a certificate, by address.
+    enrolling: Mutex<ByAddress>,
     warned: Mutex<Warned>,
 }
 
@@ -53,7 +56,7 @@ struct Seat {
 }
 
 #[derive(Default)]
-struct HalfOpenTcp {
+struct ByAddress {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -77,9 +80,9 @@ pub(super) struct Place<'a> {
 /// A handshake of QUIC under way.
 pub(super) struct HalfOpen<'a>(&'a AtomicUsize);
 
-/// A handshake on TCP under way.
+/// A handshake on TCP, or a request for a certificate, under way.
 pub(super) struct HalfOpenAt<'a> {
-    registry: &'a Registry,
+    counted: &'a Mutex<ByAddress>,
     address: IpAddr,
 }
 
@@ -93,15 +96,12 @@ impl Registry {
     /// Counts a handshake on TCP until the result is dropped; `None` when there are too many, of all or from this address. Kept apart
     /// from QUIC's, so that silent callers of one port do not close the other.
     pub(super) fn half_open_tcp(&self, address: IpAddr, limits: &TransportLimits) -> Option<HalfOpenAt<'_>> {
-        let mut half_open = self.lock_half_open();
-        let own = half_open.by_address.get(&address).copied().unwrap_or(0);
-        // One address may have a fleet behind it, so it gets a good part.
-        if half_open.all >= limits.half_open_max || own >= limits.half_open_max.div_ceil(HALF_OPEN_PARTS) {
-            return None;
-        }
-        half_open.all += 1;
-        half_open.by_address.insert(address, own + 1);
-        Some(HalfOpenAt { registry: self, address })
+        count_at(&self.half_open_tcp, address, limits.half_open_max)
+    }
+
+    /// Counts a caller for a certificate until the result is dropped; `None` when there are too many, of all or from this address.
+    pub(super) fn enrolling(&self, address: IpAddr) -> Option<HalfOpenAt<'_>> {
+        count_at(&self.enrolling, address, ENROLLING_MAX)
     }
 
     /// Takes a connection in, or says why not. The oldest with the same certificate may have to go for it.
@@ -178,10 +178,18 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Agents> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn lock_half_open(&self) -> MutexGuard<'_, HalfOpenTcp> {
-        self.half_open_tcp.lock().unwrap_or_else(PoisonError::into_inner)
+fn count_at(counted: &Mutex<ByAddress>, address: IpAddr, most: usize) -> Option<HalfOpenAt<'_>> {
+    let mut now = counted.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = now.by_address.get(&address).copied().unwrap_or(0);
+    // One address may have a fleet behind it, so it gets a good part.
+    if now.all >= most || own >= most.div_ceil(PARTS) {
+        return None;
     }
+    now.all += 1;
+    now.by_address.insert(address, own + 1);
+    Some(HalfOpenAt { counted, address })
 }
 
 impl Place<'_> {
@@ -249,7 +257,7 @@ impl Drop for HalfOpen<'_> {
 
 impl Drop for HalfOpenAt<'_> {
     fn drop(&mut self) {
-        let mut half_open = self.registry.lock_half_open();
+        let mut half_open = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         half_open.all -= 1;
         if let Entry::Occupied(mut entry) = half_open.by_address.entry(self.address) {
             *entry.get_mut() -= 1;
@@ -265,5 +273,5 @@ const PENALTY: Duration = Duration::from_secs(60);
 /// Most agents that wait, and most that owe.
 const REMEMBERED_MAX: usize = 10_000;
 const WARN_EVERY: Duration = Duration::from_secs(1);
-/// One address may have one part of the TCP handshakes.
-const HALF_OPEN_PARTS: usize = 4;
+/// One address may have one part of all.
+const PARTS: usize = 4;
