@@ -9,7 +9,7 @@ use crate::apps::{AppRule, RawAppRule};
 use crate::document::Document;
 use crate::error::Error;
 use crate::section::numbers;
-use crate::tls::{ClientTls, RawTls};
+use crate::tls::{ClientTls, Enrol, RawEnrol, RawTls};
 
 /// One agent, valid. Made by [`AgentConfig::load`] only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub server_name: String,
     /// Certificates.
     pub tls: ClientTls,
+    /// How the agent gets its certificate and renews it. Default: not at all, `tls` names files that somebody else keeps in force.
+    pub enrol: Option<Enrol>,
     /// Folder of the agent's own files. Default `/var/lib/weir-agent`, where systemd's `StateDirectory` puts it.
     pub data_dir: PathBuf,
     /// What is looked at.
@@ -191,6 +193,7 @@ struct RawAgent {
     udp_retry_ms_max: Option<i64>,
     server_name: Option<String>,
     tls: RawTls,
+    enrol: Option<RawEnrol>,
     data_dir: Option<PathBuf>,
     collector: RawCollector,
     batch: RawBatchLimits,
@@ -235,6 +238,8 @@ impl RawAgent {
             let cure = format!("merge rules until at most {APPS_MAX} are left");
             return Err(document.wrong("apps", format!("{} rules", self.apps.len()), cure));
         }
+        let data_dir = document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir-agent".into()))?;
+        let enrol = self.enrol.map(|raw| raw.check(document)).transpose()?;
         let apps = self.apps.into_iter().enumerate().map(|(index, rule)| rule.check(index, document));
         Ok(AgentConfig {
             host: name("host", self.host)?,
@@ -247,8 +252,12 @@ impl RawAgent {
             },
             udp_retry_ms_max: document.number("udp_retry_ms_max", self.udp_retry_ms_max, 600_000, 10_000..=86_400_000)?,
             server_name: name("server_name", self.server_name)?.unwrap_or_else(|| "weir-node".to_owned()),
-            tls: self.tls.client(document)?,
-            data_dir: document.path("data_dir", &self.data_dir.unwrap_or_else(|| "/var/lib/weir-agent".into()))?,
+            tls: match &enrol {
+                Some(_) => self.tls.made_in(&data_dir.join("identity"), document)?,
+                None => self.tls.client(document)?,
+            },
+            enrol,
+            data_dir,
             collector: self.collector.check(document)?,
             batch: self.batch.check(document)?,
             spool: self.spool.check(document)?,

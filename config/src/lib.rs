@@ -34,8 +34,10 @@ pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
 pub use error::Error;
 pub use log::{LogConfig, LogLevel};
-pub use node::{CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen, Views};
-pub use tls::{ClientTls, ServerTls};
+pub use node::{
+    Agents, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen, Views,
+};
+pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::Read { file: path.to_owned(), source })

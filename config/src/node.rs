@@ -25,6 +25,8 @@ pub struct NodeConfig {
     pub listen: Listen,
     /// Certificates.
     pub tls: ServerTls,
+    /// Which agents are taken, and whether this node makes new ones.
+    pub agents: Agents,
     /// How this node's workers and those of other nodes work as one mesh.
     pub mesh: Mesh,
     /// Dataflow workers of every node, threads, when a cluster is started for the first time. `weir cluster rescale` changes it.
@@ -84,6 +86,20 @@ impl Default for Listen {
         let (quic, tcp) = (SocketAddr::from(([0, 0, 0, 0], 7443)), TcpListen::SameAsQuic);
         Self { quic, tcp, sql: loopback(7432), http: loopback(7480), mesh: loopback(7444) }
     }
+}
+
+/// Which agents a node takes, and whether it gives them certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agents {
+    /// Regions whose agents are taken, by their certificates; at most 256. Default: all.
+    pub regions: Vec<String>,
+    /// Folder of the authority, with its key: agents are enrolled and their certificates renewed here. Whoever reads that key can be
+    /// anybody in the fleet. Default: this node does neither; one or two nodes of a cluster are enough.
+    pub authority: Option<PathBuf>,
+    /// Milliseconds that a certificate made here is valid; agents renew it after half of that.
+    ///
+    /// Default 86400000 (a day: a stolen key is soon of no use, and an outage of half a day stops nobody), from 60000 to 2592000000.
+    pub certificate_ms: u64,
 }
 
 /// The mesh of workers. Its members are the nodes that share a chain; they find each other there.
@@ -213,6 +229,7 @@ struct RawNode {
     shared_dir: Option<PathBuf>,
     listen: RawListen,
     tls: RawTls,
+    agents: RawAgents,
     mesh: RawMesh,
     checkpoint: RawCheckpointLimits,
     workers: Option<i64>,
@@ -234,6 +251,14 @@ pub(crate) struct RawListen {
     sql: Option<String>,
     http: Option<String>,
     mesh: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAgents {
+    regions: Option<Vec<String>>,
+    authority: Option<PathBuf>,
+    certificate_ms: Option<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -262,6 +287,7 @@ impl RawNode {
             shared_dir,
             listen: self.listen.check(document, Listen::default())?,
             tls: self.tls.server(document)?,
+            agents: self.agents.check(document)?,
             mesh: self.mesh.check(document)?,
             checkpoint: self.checkpoint.check(document)?,
             workers: document.number("workers", self.workers, 1, 1..=64)? as usize,
@@ -314,6 +340,22 @@ impl RawListen {
     }
 }
 
+impl RawAgents {
+    fn check(self, document: &Document) -> Result<Agents, Error> {
+        let key = "agents.regions";
+        if self.regions.as_ref().is_some_and(|regions| regions.is_empty() || regions.len() > REGIONS_MAX) {
+            let cure = format!("name 1 to {REGIONS_MAX} regions, or remove the key to take agents of all");
+            return Err(document.wrong(key, "a node that takes no agents, or too many regions", cure));
+        }
+        let regions = self.regions.unwrap_or_default().into_iter().enumerate();
+        Ok(Agents {
+            regions: regions.map(|(at, region)| document.name(&format!("{key}[{at}]"), region)).collect::<Result<_, _>>()?,
+            authority: self.authority.map(|raw| document.path("agents.authority", &raw)).transpose()?,
+            certificate_ms: document.number("agents.certificate_ms", self.certificate_ms, 86_400_000, 60_000..=2_592_000_000)?,
+        })
+    }
+}
+
 impl RawMesh {
     fn check(self, document: &Document) -> Result<Mesh, Error> {
         let cure = "write address:port as other nodes reach it, such as \"10.0.0.7:7444\"";
@@ -324,3 +366,6 @@ impl RawMesh {
         Ok(Mesh { advertise, limits: self.limits.check(document)? })
     }
 }
+
+/// Most regions of one node.
+const REGIONS_MAX: usize = 256;

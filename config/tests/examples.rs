@@ -23,10 +23,13 @@ fn values_shown_as_defaults_are_the_defaults() {
     let mut shown = AgentConfig::parse(&file, &shown_values(&plain), []).unwrap();
     assert_eq!((shown.host.take().as_deref(), shown.cloud.take().as_deref()), (Some("web-17"), Some("aws")));
     assert_eq!(shown.zone.take().as_deref(), Some("eu-central-1a"));
+    assert!(shown.enrol.take().is_some());
     assert_eq!(shown, AgentConfig::parse(&file, &plain, []).unwrap());
 
     let (file, plain) = (example("node"), text("node"));
-    assert_eq!(NodeConfig::parse(&file, &shown_values(&plain), []).unwrap(), NodeConfig::parse(&file, &plain, []).unwrap());
+    let mut shown = NodeConfig::parse(&file, &shown_values(&plain), []).unwrap();
+    assert_eq!((std::mem::take(&mut shown.agents.regions), shown.agents.authority.take().is_some()), (vec!["eu".into()], true));
+    assert_eq!(shown, NodeConfig::parse(&file, &plain, []).unwrap());
 
     let mut shown = DemoConfig::parse(&example("demo"), &shown_values(&text("demo")), []).unwrap();
     assert!(shown.data_dir.take().is_some());
@@ -37,13 +40,14 @@ fn values_shown_as_defaults_are_the_defaults() {
 fn examples_show_every_key() {
     // serde names all keys of a section when it meets a wrong one: each must stand in the example, as a line of its section.
     for (role, sections) in [
-        ("agent", &["", "tls", "collector", "collector.open", "batch", "apps[0]"][..]),
+        ("agent", &["", "tls", "enrol", "collector", "collector.open", "batch", "apps[0]"][..]),
         (
             "node",
             &[
                 "",
                 "listen",
                 "tls",
+                "agents",
                 "mesh",
                 "mesh.limits",
                 "checkpoint",
@@ -160,6 +164,18 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 }
 
 #[test]
+fn an_agent_that_enrols_keeps_its_own_files() {
+    let file = Path::new("/etc/weir/agent.toml");
+    let parse = |text: &str| AgentConfig::parse(file, &format!("nodes = [\"a:1\"]\ndata_dir = \"d\"\n{text}"), []).unwrap();
+    let config = parse("[enrol]\ntoken_file = \"token\"");
+    assert_eq!(config.tls.key, Path::new("/etc/weir/d/identity/key.pem"));
+    assert_eq!(config.enrol.unwrap().token_file, Path::new("/etc/weir/token"));
+    let config = parse("[enrol]\ntoken_file = \"token\"\n[tls]\nca = \"ca.pem\"");
+    assert_eq!(config.tls.ca, Path::new("/etc/weir/ca.pem"));
+    assert_eq!(config.tls.cert, Path::new("/etc/weir/d/identity/cert.pem"));
+}
+
+#[test]
 fn load_reads_the_file_and_names_a_missing_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("demo.toml");
@@ -181,7 +197,7 @@ fn parse(role: &str, file: &Path, text: &str) -> Result<(), Error> {
 /// The example with every value that it shows in a comment put in force.
 fn shown_values(text: &str) -> String {
     let uncomment = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
+        Some(rest) if rest.trim_start_matches('[').starts_with(|c: char| c.is_ascii_lowercase()) => rest.to_owned(),
         _ => line.to_owned(),
     };
     text.lines().map(uncomment).collect::<Vec<_>>().join("\n")
