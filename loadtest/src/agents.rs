@@ -52,6 +52,7 @@ impl SimAgent {
             software: concat!("weir-loadtest ", env!("CARGO_PKG_VERSION")).to_owned(),
             transport: TransportChoice::Auto,
             udp_retry: UDP_RETRY,
+            enrol: None,
             dialer: target.dialer.clone(),
         };
         let client = Client::start(config, epoch)?;

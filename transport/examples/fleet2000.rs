@@ -55,6 +55,7 @@ async fn measure(agents: usize, transport: TransportChoice, seconds: u64, frame_
             software: "fleet2000".into(),
             transport,
             udp_retry: Duration::from_secs(600),
+            enrol: None,
             dialer: Some(dialer.clone()),
         });
     }

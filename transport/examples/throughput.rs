@@ -58,6 +58,7 @@ async fn measure(frame_bytes: usize, bytes: usize, clients: usize, transport: Tr
             software: "throughput".into(),
             transport,
             udp_retry: Duration::from_secs(600),
+            enrol: None,
             dialer: None,
         };
         senders.push(Client::start(config, Epoch(1)).expect("good files"));

@@ -8,8 +8,11 @@
 
 mod connect;
 mod dial;
+mod enrol;
 mod explain;
+mod pin;
 mod pulse;
+mod renew;
 mod route;
 mod talk;
 
@@ -18,9 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use weir_config::{AgentConfig, ClientTls, TransportChoice};
+use weir_config::{AgentConfig, ClientTls, Enrol, TransportChoice};
 use weir_schema::{Epoch, Frame, Lane, Name, Seq};
 
 use crate::error::Error;
@@ -29,12 +32,13 @@ use crate::message::{FrameKey, Nack};
 use crate::session::{NotTaken, Sender, SenderLimits};
 use crate::tls::AgentTls;
 pub use dial::Dialer;
+pub use enrol::ensure_certificate;
 
 /// An agent's way to the nodes. Cheap to clone; the last clone that goes ends the session.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
-    _task: Arc<EndWithLast>,
+    _tasks: Arc<EndWithLast>,
 }
 
 /// Where the nodes are and who we are.
@@ -54,6 +58,8 @@ pub struct ClientConfig {
     pub transport: TransportChoice,
     /// On TCP: the longest time until UDP is tried again.
     pub udp_retry: Duration,
+    /// Enrols and renews; `None`: somebody else keeps the files of `tls` in force.
+    pub enrol: Option<Enrol>,
     /// Sockets to share with other clients of this process; `None` opens its own.
     pub dialer: Option<Dialer>,
 }
@@ -99,6 +105,7 @@ impl From<&AgentConfig> for ClientConfig {
             software: concat!("weir-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
             transport: config.transport,
             udp_retry: Duration::from_millis(config.udp_retry_ms_max),
+            enrol: config.enrol.clone(),
             dialer: None,
         }
     }
@@ -120,9 +127,14 @@ impl Client {
             ended: AtomicBool::new(false),
             transport: Mutex::new(Transport::Quic),
             last_error: Mutex::new(None),
+            renewals: watch::Sender::new(()),
         });
-        let task = tokio::spawn(connect::run(shared.clone(), config, tls));
-        Ok(Self { shared: shared.clone(), _task: Arc::new(EndWithLast { shared, task }) })
+        let mut tasks = Vec::new();
+        if let Some(enrol) = config.enrol.clone() {
+            tasks.push(tokio::spawn(renew::run(shared.clone(), config.clone(), enrol)));
+        }
+        tasks.push(tokio::spawn(connect::run(shared.clone(), config, tls)));
+        Ok(Self { shared: shared.clone(), _tasks: Arc::new(EndWithLast { shared, tasks }) })
     }
 
     /// Holds a frame until it is acked. Waits for room.
@@ -248,9 +260,15 @@ struct Shared {
     /// What carries the session that runs or ran last. Locked after the sender, if both are.
     transport: Mutex<Transport>,
     last_error: Mutex<Option<String>>,
+    /// Tells of every new certificate.
+    renewals: watch::Sender<()>,
 }
 
 impl Shared {
+    fn renewed(&self) {
+        self.renewals.send_replace(());
+    }
+
     fn sender(&self) -> MutexGuard<'_, Sender> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -282,16 +300,16 @@ impl Shared {
     }
 }
 
-/// Ends the task when the last clone of a client goes.
+/// Ends the tasks when the last clone of a client goes.
 struct EndWithLast {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for EndWithLast {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

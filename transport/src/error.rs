@@ -87,6 +87,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A node refused to enrol the agent, and no other would say otherwise.
+    #[error("could not enrol at {node}: {reason}")]
+    NotEnrolled {
+        /// The node that was asked.
+        node: String,
+        /// Why not, and the cure.
+        reason: &'static str,
+    },
     /// The client has no node to connect to.
     #[error("no node to connect to: set `nodes` to at least one \"host:port\"")]
     NoNodes,

@@ -21,10 +21,10 @@ pub mod tls;
 mod trust;
 
 pub use ack::{AckRanges, Added, RANGES_MAX};
-pub use client::{Client, ClientConfig, ClientStats, Dialer, Full};
+pub use client::{Client, ClientConfig, ClientStats, Dialer, Full, ensure_certificate};
 pub use error::{Error, IdentityError, ProtocolError};
 pub use link::Transport;
 pub use message::{Bye, FrameKey, LaneAck, Nack, RefusedReason};
 pub use peer::PeerTls;
-pub use trust::{Admission, full_name};
 pub use server::{AckHandle, Doors, Incoming, Listening, Rates, ResumeState, Server, ServerHandle, TransportLimits};
+pub use trust::{Admission, full_name};

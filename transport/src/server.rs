@@ -145,12 +145,7 @@ impl Server {
 
     /// As `listen`, for the agents of `doors`.
     #[expect(clippy::unused_async, reason = "the sockets belong to the runtime they are opened in")]
-    pub async fn listen_for(
-        listening: Listening,
-        tls: &ServerTls,
-        limits: TransportLimits,
-        doors: Doors,
-    ) -> Result<Self, Error> {
+    pub async fn listen_for(listening: Listening, tls: &ServerTls, limits: TransportLimits, doors: Doors) -> Result<Self, Error> {
         let callers = if doors.enrols.is_some() { Callers::AlsoNew } else { Callers::Certified };
         let node = NodeTls::load_for(tls, doors.admission.clone(), callers)?;
         if let Some(options) = &doors.enrols {

@@ -21,13 +21,14 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme, WantsVerifier,
 };
 use tracing::warn;
 use weir_config::{ClientTls, ServerTls};
 use weir_schema::{AgentIdentity, Name};
 
+use crate::certificate::Validity;
 use crate::enrol::ENROL_ALPN;
 use crate::error::{Error, IdentityError};
 use crate::identity::{TrustDomain, spiffe_id};
@@ -57,6 +58,8 @@ pub struct AgentTls {
     pub agent: AgentIdentity,
     /// The fleet.
     pub trust_domain: TrustDomain,
+    /// From when to when our certificate holds.
+    pub(crate) validity: Validity,
 }
 
 impl NodeTls {
@@ -102,12 +105,11 @@ impl AgentTls {
         let id = spiffe_id(&own.chain[0]).map_err(identity)?;
         let trust_domain = id.trust_domain.clone();
         let agent = id.into_agent(&trust_domain).map_err(identity)?;
+        let validity = Validity::of(&own.chain[0]).map_err(identity)?;
         let chain = WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
             .build()
             .map_err(|error| tls_error(&files.ca, error))?;
-        let mut config = ClientConfig::builder_with_provider(own.provider)
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|error| tls_error(&files.key, error))?
+        let mut config = new_client(own.provider)
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(NodeVerifier { chain, ours: trust_domain.clone() }))
             .with_client_auth_cert(own.chain, own.key)
@@ -115,7 +117,7 @@ impl AgentTls {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        Ok(Self { config: Arc::new(config), agent, trust_domain })
+        Ok(Self { config: Arc::new(config), agent, trust_domain, validity })
     }
 }
 
@@ -140,9 +142,7 @@ pub(crate) fn node_to_node(files: &ServerTls, alpn: &[u8]) -> Result<(ServerConf
     server.send_tls13_tickets = 0;
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.alpn_protocols = vec![alpn.to_vec()];
-    let mut client = ClientConfig::builder_with_provider(own.provider)
-        .with_protocol_versions(&[&TLS13])
-        .map_err(wrong)?
+    let mut client = new_client(own.provider)
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(NodeVerifier { chain: servers, ours }))
         .with_client_auth_cert(own.chain, own.key)
@@ -150,6 +150,11 @@ pub(crate) fn node_to_node(files: &ServerTls, alpn: &[u8]) -> Result<(ServerConf
     client.resumption = Resumption::disabled();
     client.alpn_protocols = vec![alpn.to_vec()];
     Ok((server, client))
+}
+
+/// Settings of a calling end, as far as all have them.
+pub(crate) fn new_client(provider: Arc<CryptoProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).expect("the provider has TLS 1.3")
 }
 
 /// The content of the three files.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::dial::{Caller, NoLink};
@@ -26,6 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
     let mut turn = waits.random() as usize % config.nodes.len();
     let mut found: Option<(usize, Link)> = None;
     while !shared.closed.load(Ordering::Acquire) {
+        let mut renewals = shared.renewals.subscribe();
         // A certificate may have been renewed meanwhile; half-written files are looked at again next time.
         if let Ok(tls) = AgentTls::load(&config.tls) {
             caller.renew(&tls);
@@ -42,9 +44,21 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
         turn += 1;
         let (ended, tried) = match link {
             Ok(link) => {
+                let (at, carried) = (turn - 1, link.transport());
                 let search = search(&mut route, &mut waits, &caller, &config.nodes);
-                let (ended, moved) = talk::talk(&shared, link, search).await;
-                found = moved;
+                let better = async {
+                    tokio::select! {
+                        (at, link) = search => Better { at, link, why: "UDP is let through again: the session goes on over QUIC" },
+                        (at, link) = renewed(&mut renewals, &config, &caller, at, carried) => {
+                            Better { at, link, why: "the certificate was renewed: the session goes on with it" }
+                        }
+                    }
+                };
+                let (ended, moved) = talk::talk(&shared, link, better).await;
+                if let Some(Better { at, link, why }) = moved {
+                    info!(node = config.nodes[at % config.nodes.len()], why);
+                    found = Some((at, link));
+                }
                 let tried = if ended.welcomed { Tried::Session } else { Tried::Failed };
                 (ended, tried)
             }
@@ -58,7 +72,6 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
             metrics::client_bye(bye);
         }
         if found.is_some() {
-            info!(node, "UDP is let through again: the session goes on over QUIC");
             continue;
         }
         route.tried(Instant::now(), tried, Jitter(waits.random()));
@@ -80,6 +93,37 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, tls: AgentTls
         shared.rest(wait).await;
     }
     shared.end();
+}
+
+/// A connection that is to take the present one's place.
+struct Better {
+    at: usize,
+    link: Link,
+    why: &'static str,
+}
+
+/// Waits for a renewed certificate, then for a connection with it; to the same node, if that answers.
+async fn renewed(
+    renewals: &mut watch::Receiver<()>,
+    config: &ClientConfig,
+    caller: &Caller,
+    at: usize,
+    transport: Transport,
+) -> (usize, Link) {
+    let mut caller = caller.clone();
+    loop {
+        if renewals.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let Ok(tls) = AgentTls::load(&config.tls) else { continue };
+        caller.renew(&tls);
+        for turn in at..at + config.nodes.len() {
+            if let Ok(link) = caller.call(&config.nodes[turn % config.nodes.len()], transport).await {
+                return (turn, link);
+            }
+        }
+        // The present connection is good for a while; after its end the new certificate is used in any case.
+    }
 }
 
 /// While a session runs on TCP: looks now and then for a node that answers on UDP, until one does.
@@ -116,7 +160,7 @@ impl Shared {
 }
 
 /// How long to wait before the next node.
-struct Waits {
+pub(super) struct Waits {
     /// Ends since the last session that was of use.
     failures: u32,
     random: RandomState,
@@ -124,13 +168,20 @@ struct Waits {
 }
 
 impl Waits {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { failures: 0, random: RandomState::new(), drawn: 0 }
     }
 
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.drawn += 1;
         self.random.hash_one((self.drawn, Instant::now()))
+    }
+
+    /// After one more request for a certificate that failed.
+    pub(super) fn grown(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let wait = (ASK_WAIT_MIN * 2u32.saturating_pow(self.failures.min(16))).min(ASK_WAIT_MAX);
+        Jitter(self.random()).of(wait)
     }
 
     fn next(&mut self, end: &End, nodes: usize) -> Duration {
@@ -153,6 +204,9 @@ impl Waits {
 const WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest wait: after an outage all agents are back within half a minute.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between two requests for a certificate, at the least and at the most.
+const ASK_WAIT_MIN: Duration = Duration::from_millis(500);
+const ASK_WAIT_MAX: Duration = Duration::from_secs(300);
 /// A node disconnects who broke the protocol for a minute.
 const PENALTY: Duration = Duration::from_secs(62);
 

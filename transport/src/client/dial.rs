@@ -22,7 +22,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    fn endpoint(&self, to: SocketAddr) -> std::io::Result<Endpoint> {
+    pub(super) fn endpoint(&self, to: SocketAddr) -> std::io::Result<Endpoint> {
         let place = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = &*place {

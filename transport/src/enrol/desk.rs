@@ -90,22 +90,11 @@ impl Desk {
         Ok(record)
     }
 
-    fn enrol(
-        &self,
-        agent: &AgentIdentity,
-        id: TokenId,
-        ask: &Ask,
-        roots: &[CertificateDer<'_>],
-        now: SystemTime,
-    ) -> Answer {
+    fn enrol(&self, agent: &AgentIdentity, id: TokenId, ask: &Ask, roots: &[CertificateDer<'_>], now: SystemTime) -> Answer {
         self.admit(agent)?;
         let (grant, key) = self.sign(agent, ask, roots, now)?;
-        let used = Redeemed {
-            agent: agent.clone(),
-            key_hash: sha256(&key.to_der()),
-            node: self.node.clone(),
-            at_ms: unix_ms(now),
-        };
+        let used =
+            Redeemed { agent: agent.clone(), key_hash: sha256(&key.to_der()), node: self.node.clone(), at_ms: unix_ms(now) };
         let noted = self.options.tokens.redeem(id, &used).map_err(not_now)?;
         // The same key asks again: the answer before was lost.
         if noted.key_hash == used.key_hash { Ok(grant) } else { Err(Refusal::Used) }

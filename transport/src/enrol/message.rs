@@ -81,11 +81,15 @@ impl Refusal {
     pub fn explain(self) -> &'static str {
         match self {
             Self::Unknown => "no such token (cure: a new one by `weir token create`, copied whole)",
-            Self::Used => "the token was used before (cure: a new one by `weir token create`; who used this one: `weir agents list`)",
+            Self::Used => {
+                "the token was used before (cure: a new one by `weir token create`; who used this one: `weir agents list`)"
+            }
             Self::Expired => "the token's time is over (cure: a new one by `weir token create`)",
             Self::Region => "it is of a region that this node does not take (cure: `nodes` of its region, or `agents.regions`)",
             Self::Revoked => "the agent is revoked (cure: if it is to come back, a token for another agent name)",
-            Self::Request => "the signing request is damaged or its key is of a kind that is not taken (cure: a current weir-agent)",
+            Self::Request => {
+                "the signing request is damaged or its key is of a kind that is not taken (cure: a current weir-agent)"
+            }
             Self::Nothing => "neither a token nor a certificate was shown (cure: `enrol.token_file`)",
             Self::NotHere => "this node issues no certificates (cure: `agents.authority` in its config)",
             Self::NotNow => "the node cannot issue now; the agent asks again (cure: see the node's log)",

@@ -23,9 +23,7 @@ mod token;
 
 pub(crate) use desk::{Decided, Desk};
 pub use desk::{DeskOptions, Tokens};
-pub(crate) use message::{
-    ANSWER_BYTES_MAX, ASK_BYTES_MAX, Ask, HEAD_BYTES, decode_answer, decode_head, encode_answer,
-};
+pub(crate) use message::{ANSWER_BYTES_MAX, ASK_BYTES_MAX, Ask, HEAD_BYTES, decode_answer, decode_head, encode_answer};
 pub use message::{Answer, Grant, Refusal};
 pub use token::{Redeemed, Token, TokenId, TokenRecord};
 

@@ -104,9 +104,21 @@ mod tests {
             assert!(told.cure.contains(cure), "{told:?}");
         };
         check("invalid peer certificate: agent a/b/c is revoked", "agent a/b/c is revoked", "another agent name");
-        check("invalid peer certificate: UnknownIssuer", "signed by no authority that this node trusts: self-signed, or of another fleet", "weir ca issue");
+        check(
+            "invalid peer certificate: UnknownIssuer",
+            "signed by no authority that this node trusts: self-signed, or of another fleet",
+            "weir ca issue",
+        );
         check("peer sent no certificates", "it shows no certificate", "weir token create");
-        check("invalid peer certificate: certificate expired: verification time 2 …", "certificate expired: verification time 2 …", "weir token create");
-        check("invalid peer certificate: agent a/b/c is of a region that …", "agent a/b/c is of a region that …", "agents.regions");
+        check(
+            "invalid peer certificate: certificate expired: verification time 2 …",
+            "certificate expired: verification time 2 …",
+            "weir token create",
+        );
+        check(
+            "invalid peer certificate: agent a/b/c is of a region that …",
+            "agent a/b/c is of a region that …",
+            "agents.regions",
+        );
     }
 }

@@ -101,12 +101,7 @@ async fn read_ask(stream: &mut (impl AsyncRead + Unpin)) -> Result<Ask, NoAsk> {
 }
 
 /// The answer's bytes, if there is to be one.
-async fn decide(
-    shared: &Shared,
-    ask: Result<Ask, NoAsk>,
-    caller: Option<AgentIdentity>,
-    remote: SocketAddr,
-) -> Option<Vec<u8>> {
+async fn decide(shared: &Shared, ask: Result<Ask, NoAsk>, caller: Option<AgentIdentity>, remote: SocketAddr) -> Option<Vec<u8>> {
     let ask = match ask {
         Ok(ask) => ask,
         Err(NoAsk::Lost(error)) => {

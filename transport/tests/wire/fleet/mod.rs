@@ -147,6 +147,7 @@ impl Fleet {
             software: "test".into(),
             transport: self.transport,
             udp_retry: Duration::from_secs(600),
+            enrol: None,
             dialer: None,
         }
     }
