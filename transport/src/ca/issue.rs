@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName, U
 use weir_schema::{AgentIdentity, Name};
 
 use super::{CA_CERT, CA_KEY, IssueOptions};
-use crate::certificate::to_pem;
+use crate::certificate::{sha256, to_pem};
 use crate::error::Error;
 use crate::identity::{Peer, SCHEME, SpiffeId, TrustDomain, uri_name};
 
@@ -126,6 +126,11 @@ impl Authority {
     /// The authority's certificate, as DER.
     pub fn cert_der(&self) -> &CertificateDer<'static> {
         &self.der
+    }
+
+    /// SHA-256 of the authority's certificate: what a token pins.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        sha256(&self.der)
     }
 
     /// The authority's key.
@@ -310,4 +315,4 @@ const VALID_MIN: Duration = Duration::from_secs(60);
 const VALID_MAX: Duration = Duration::from_secs(36525 * 24 * 3600);
 
 /// How far a certificate is valid before it was made, for clocks that are behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(300);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(300);

@@ -11,7 +11,7 @@
 
 mod issue;
 
-pub(crate) use issue::NODE_NAME;
+pub(crate) use issue::{CLOCK_SKEW, NODE_NAME};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

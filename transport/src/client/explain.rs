@@ -23,7 +23,9 @@ pub(super) fn of_bye(bye: Bye) -> Option<&'static str> {
         Bye::Full => Some("the node has as many agents as it takes"),
         Bye::Superseded => Some("another process with the same certificate took our place"),
         Bye::Penalty => Some("the node makes us wait, because we broke the protocol"),
-        Bye::Expired => Some("our certificate has expired (cure: `weir ca issue`)"),
+        Bye::Expired => Some(
+            "our certificate has expired, or is revoked, or its authority is not trusted any more (cure: see the node's log)",
+        ),
         Bye::Done | Bye::Version | Bye::Protocol => None,
     }
 }
@@ -58,16 +60,22 @@ fn theirs(reason: &str) -> String {
 }
 
 fn ours(alert: u64) -> String {
+    if alert == NO_SUCH_PROTOCOL {
+        return "the node issues no certificates (cure: `agents.authority` in its config)".to_owned();
+    }
     let what = what(alert);
     format!("the node refuses our certificate: {what} (cure: a new one by `weir ca issue` of this fleet)")
 }
+
+/// The node speaks no protocol that we asked for. Sessions are spoken by all, so it was enrolment.
+const NO_SUCH_PROTOCOL: u64 = 120;
 
 /// What a TLS alert means here.
 fn what(alert: u64) -> &'static str {
     match alert {
         42 => "it is damaged",
         45 => "it has expired or is not valid yet",
-        46 => "it is not an agent's of this fleet",
+        46 => "it is not an agent's of this fleet, or is revoked, or of a region that this node does not take",
         48 => "its authority is unknown there",
         51 => "another authority of the same name signed it",
         116 => "it is missing",

@@ -12,6 +12,7 @@ use weir_config::Enrol;
 use super::connect::Waits;
 use super::enrol::{by_token, is_in_force, renew};
 use super::{ClientConfig, Shared};
+use crate::ca::CLOCK_SKEW;
 use crate::certificate::Validity;
 use crate::tls::AgentTls;
 
@@ -37,6 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, enrol: Enrol)
                 failed = false;
                 waits = Waits::new();
                 shared.renewed();
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             Ok(Err(not_given)) => not_given.to_string(),
@@ -58,9 +60,11 @@ pub(super) async fn run(shared: Arc<Shared>, config: ClientConfig, enrol: Enrol)
 
 /// Between two fifths and three fifths of the certificate's life, so that agents made together do not come together.
 fn due(validity: Validity, random: u64) -> SystemTime {
-    let life = validity.until.duration_since(validity.from).unwrap_or_default();
+    // It holds a little longer than since it was made.
+    let made = (validity.from + CLOCK_SKEW).min(validity.until);
+    let life = validity.until.duration_since(made).unwrap_or_default();
     let part = 0.4 + 0.2 * (random as f64 / u64::MAX as f64);
-    validity.from + life.mul_f64(part)
+    made + life.mul_f64(part)
 }
 
 /// By the wall clock, which may be set meanwhile.
@@ -73,6 +77,8 @@ async fn sleep_until(due: SystemTime) {
     }
 }
 
+/// After a renewal, whatever the dates in it say: a wrong clock shall not make us ask without end.
+const PAUSE: Duration = Duration::from_secs(10);
 /// How often the clock is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -82,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_certificate_is_renewed_around_the_half_of_its_life() {
-        let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let validity = Validity { from, until: from + Duration::from_secs(1_000) };
-        let after = |random| due(validity, random).duration_since(from).unwrap().as_secs();
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let validity = Validity { from: made - CLOCK_SKEW, until: made + Duration::from_secs(1_000) };
+        let after = |random| due(validity, random).duration_since(made).unwrap().as_secs();
         assert_eq!((after(0), after(u64::MAX / 2), after(u64::MAX)), (400, 500, 600));
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quinn::ConnectionError;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -77,7 +78,10 @@ pub(super) async fn tcp(shared: Arc<Shared>, stream: TcpStream, remote: SocketAd
     }
     drop(half_open);
     if stream.get_ref().1.peer_certificates().is_none() {
-        return not_shaken(&shared, remote, &Failed::Theirs(NO_CERTIFICATE.to_owned()));
+        not_shaken(&shared, remote, &Failed::Theirs(NO_CERTIFICATE.to_owned()));
+        let mut stream = stream;
+        let _ = timeout(shared.limits.handshake_time_max, stream.shutdown()).await;
+        return link::let_go(stream.into_inner().0).await;
     }
     let Some(link) = Link::tcp(stream) else { return metrics::handshake("other") };
     metrics::handshake("ok");

@@ -48,6 +48,8 @@ pub(super) struct CertificateWatch<'a> {
     chain: &'a [CertificateDer<'static>],
     agent: &'a AgentIdentity,
     until: SystemTime,
+    /// When to look next; kept, because waiting is broken off again and again.
+    due: Instant,
     files: watch::Receiver<()>,
     admission: watch::Receiver<()>,
 }
@@ -59,17 +61,14 @@ impl<'a> CertificateWatch<'a> {
         admission.mark_changed();
         // The handshake has read these dates.
         let until = Validity::of(&chain[0]).map_or(UNIX_EPOCH, |validity| validity.until);
-        Self { trust, chain, agent, until, files, admission }
+        Self { trust, chain, agent, until, due: next_look(until), files, admission }
     }
 
     /// Waits until the certificate is not taken any more. May be broken off.
     pub(super) async fn not_taken(&mut self) -> NotTaken {
         loop {
-            // By the wall clock, which may be set: never sleep for long.
-            let left = self.until.duration_since(SystemTime::now()).unwrap_or_default();
-            let due = Instant::now() + left.saturating_add(JUST_AFTER).min(CHECK_EVERY);
             tokio::select! {
-                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(self.due) => self.due = next_look(self.until),
                 _ = self.files.changed() => {}
                 _ = self.admission.changed() => {
                     // Of thousands of connections one is meant: no signature is checked for that.
@@ -85,6 +84,12 @@ impl<'a> CertificateWatch<'a> {
             }
         }
     }
+}
+
+/// Just after the certificate's end by the wall clock, which may be set: never later than in a minute.
+fn next_look(until: SystemTime) -> Instant {
+    let left = until.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.saturating_add(JUST_AFTER).min(CHECK_EVERY)
 }
 
 /// The dates of certificates are whole seconds; the last one still counts.

@@ -11,26 +11,6 @@ use weir_transport::{Client, ClientConfig, Error, RefusedReason};
 
 use crate::fleet::{self, Fleet, agent_of, frame, name};
 
-/// Every test of this file, once on each transport.
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod quic {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(Fleet::on(TransportChoice::Quic)).await;
-            })*
-        }
-        mod tcp {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test(Fleet::on(TransportChoice::Tcp)).await;
-            })*
-        }
-    };
-}
-
 on_both! {
     a_restart_loses_nothing_and_doubles_nothing
     a_node_started_anew_on_its_port_is_found_at_once

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "the tests beside it use all of it")]
 
+pub mod said;
+pub mod tokens;
 mod wall;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,7 +28,7 @@ use weir_transport::frame_stream::{FrameStream, Unit};
 use weir_transport::message::Message;
 use weir_transport::tls::AgentTls;
 use weir_transport::{
-    AckRanges, Client, ClientConfig, Incoming, RefusedReason, ResumeState, Server, ServerHandle, TransportLimits,
+    AckRanges, Client, ClientConfig, Doors, Incoming, RefusedReason, ResumeState, Server, ServerHandle, TransportLimits,
 };
 
 pub use wall::{Gate, Wall};
@@ -125,8 +127,22 @@ impl Fleet {
         if !out.exists() {
             ca::issue_node(&self.dir.path().join("ca"), &name(id), &out).unwrap();
         }
-        let tls = ServerTls { ca: out.join("ca.pem"), cert: out.join("cert.pem"), key: out.join("key.pem") };
-        Node::start(tls, port, log, self.limits).await
+        Node::start(self.node_tls(id), port, log, self.limits, Doors::default()).await
+    }
+
+    /// A running node that takes and makes agents as `doors` say.
+    pub async fn node_with_doors(&self, id: &str, doors: Doors) -> Node {
+        let out = self.dir.path().join(format!("node-{id}"));
+        if !out.exists() {
+            ca::issue_node(&self.dir.path().join("ca"), &name(id), &out).unwrap();
+        }
+        Node::start(self.node_tls(id), 0, self.log.clone(), self.limits, doors).await
+    }
+
+    /// The files of a node.
+    pub fn node_tls(&self, id: &str) -> ServerTls {
+        let out = self.dir.path().join(format!("node-{id}"));
+        ServerTls { ca: out.join("ca.pem"), cert: out.join("cert.pem"), key: out.join("key.pem") }
     }
 
     /// The files of an agent.
@@ -199,7 +215,8 @@ impl Fleet {
         }
     }
 
-    fn careless(&self) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    /// Looks at no node's certificate but for its authority.
+    pub fn careless(&self) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.cert_pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -360,10 +377,10 @@ struct Ingest {
 }
 
 impl Node {
-    async fn start(tls: ServerTls, port: u16, log: Arc<Mutex<Log>>, limits: TransportLimits) -> Self {
+    async fn start(tls: ServerTls, port: u16, log: Arc<Mutex<Log>>, limits: TransportLimits, doors: Doors) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let bound = runtime.spawn(async move { Server::bind(listen, &tls, limits).await });
+        let bound = runtime.spawn(async move { Server::listen_for(listen.into(), &tls, limits, doors).await });
         let server = bound.await.unwrap().unwrap();
         let (addr, handle) = (server.local_addr(), server.handle());
         let (to_ingest, incoming) = mpsc::channel(16);
