@@ -43,6 +43,9 @@ pub enum Error {
     /// Another node of the same name runs on this shared directory.
     #[error("the log of node {0:?} is in use: another process runs under the same node id; stop it, or choose another `id`")]
     NodeRuns(String),
+    /// Tokens, enrolled and revoked agents.
+    #[error("identity: {0}")]
+    Identity(String),
     /// Agents' side of the node.
     #[error("transport: {0}")]
     Transport(weir_transport::Error),

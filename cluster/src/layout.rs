@@ -3,7 +3,8 @@
 //! ```text
 //! SHARED/chain/            journal: one record a tick, written by the holder of its lock
 //! SHARED/logs/<node>/      journal: frames as sent, written by that node
-//! SHARED/cluster/          objects: signs of life of the nodes, what people want of the mesh, checkpoints of the views
+//! SHARED/cluster/          objects: signs of life of the nodes, what people want of the mesh, checkpoints of the views,
+//!                          tokens and revoked agents
 //! SHARED/archivist/lock    held by the node that writes the archive
 //! SHARED/archive/          the archive, unless the config puts it elsewhere
 //! SHARED/object/           at log level `object`, unless the config puts it elsewhere: `chain/`, `logs/<node>/` and `cluster/` as objects

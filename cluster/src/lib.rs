@@ -21,6 +21,7 @@ mod forget;
 mod generation;
 mod hold;
 mod holder;
+pub mod identity;
 mod ingest;
 pub mod layout;
 mod log;

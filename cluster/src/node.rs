@@ -31,7 +31,7 @@ use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
 use crate::supervise::Supervisor;
-use crate::{layout, metrics};
+use crate::{identity, layout, metrics};
 
 /// Where a running node listens.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,10 @@ pub async fn run(
         false => (None, None),
     };
     let record_archive = record.as_ref().map(|options: &weir_query::RecordOptions| options.record.archive().clone());
-    let server = Server::listen((&config.listen).into(), &config.tls, TransportLimits::from(&config.limits)).await?;
+    let (doors, store) = identity::doors(&config).await?;
+    let revoking = tokio::spawn(identity::follow(store, doors.admission.clone()));
+    let limits = TransportLimits::from(&config.limits);
+    let server = Server::listen_for((&config.listen).into(), &config.tls, limits, doors).await?;
     let quic = server.local_addr();
     let agents = server.handle();
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
@@ -95,7 +98,7 @@ pub async fn run(
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
     let parts = WorkersParts { logs, child, live, board, listener };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
-    workers.push(forgetting);
+    workers.extend([forgetting, revoking]);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);

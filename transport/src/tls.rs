@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::UNIX_EPOCH;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -28,7 +29,7 @@ use tracing::warn;
 use weir_config::{ClientTls, ServerTls};
 use weir_schema::{AgentIdentity, Name};
 
-use crate::certificate::Validity;
+use crate::certificate::{Validity, sha256};
 use crate::enrol::ENROL_ALPN;
 use crate::error::{Error, IdentityError};
 use crate::identity::{TrustDomain, spiffe_id};
@@ -119,6 +120,24 @@ impl AgentTls {
         config.enable_early_data = false;
         Ok(Self { config: Arc::new(config), agent, trust_domain, validity })
     }
+}
+
+/// SHA-256 of the authority's certificate under which a node's own stands: what tokens pin.
+pub fn authority_of(files: &ServerTls) -> Result<[u8; 32], Error> {
+    let roots = certificates(&files.ca, &read(&files.ca)?)?;
+    let chain = certificates(&files.cert, &read(&files.cert)?)?;
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let until = Validity::of(&chain[0]).map_err(|error| tls_error(&files.cert, error))?.until;
+    // Whether it has expired is not the question here.
+    let within = UnixTime::since_unix_epoch(until.duration_since(UNIX_EPOCH).unwrap_or_default());
+    let signs = |root: &CertificateDer<'_>| {
+        let leaf = webpki::EndEntityCert::try_from(&chain[0])?;
+        let anchor = webpki::anchor_from_trusted_cert(root)?;
+        let usage = webpki::KeyUsage::server_auth();
+        leaf.verify_for_usage(algorithms, &[anchor], &chain[1..], within, usage, None, None).map(drop)
+    };
+    let found = roots.iter().find(|root| signs(root).is_ok());
+    found.map(|root| sha256(root)).ok_or_else(|| tls_error(&files.cert, "none of the authorities of `tls.ca` has signed it"))
 }
 
 /// Settings for links between nodes that speak `alpn`, for the end that is called and the one that calls.
