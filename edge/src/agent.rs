@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use weir_config::AgentConfig;
 use weir_journal::RealDisk;
 use weir_schema::{Container, Epoch, Event, Fields, Host, Kind, Lane};
-use weir_transport::{Client, ClientConfig};
+use weir_transport::{Client, ClientConfig, ensure_certificate};
 
 use crate::batch::Batcher;
 use crate::clock::Clock;
@@ -50,8 +50,13 @@ pub struct Summary {
 
 /// Runs the agent until `shutdown` is ready. Needs a tokio runtime; one thread is enough.
 pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<Summary, Error> {
-    let mut agent = Agent::start(config)?;
     let mut shutdown = std::pin::pin!(shutdown);
+    let client = ClientConfig::from(&config);
+    tokio::select! {
+        () = &mut shutdown => return Ok(Summary::default()),
+        enrolled = ensure_certificate(&client) => enrolled?,
+    }
+    let mut agent = Agent::start(config)?;
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {
