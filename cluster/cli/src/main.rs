@@ -10,12 +10,15 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 mod agent;
+mod agents;
 mod archive;
 mod ca;
 mod cluster;
 mod demo;
 mod node;
 mod sql;
+mod token;
+mod when;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,6 +43,10 @@ enum Command {
     Sql(sql::Arguments),
     /// Make a certificate authority, and certificates of agents and nodes
     Ca(ca::Arguments),
+    /// Make tokens by which new agents get their certificates
+    Token(token::Arguments),
+    /// List enrolled agents, and revoke agents
+    Agents(agents::Arguments),
     /// Show the nodes of a cluster, and change how many workers it has
     Cluster(cluster::Arguments),
     /// Verify, search, export and import the record
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
+        Command::Token(arguments) => token::run(arguments),
+        Command::Agents(arguments) => agents::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
     };

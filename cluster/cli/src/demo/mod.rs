@@ -18,6 +18,8 @@ use weir_transport::Dialer;
 
 mod screen;
 
+use crate::when::parse_duration;
+
 /// Arguments of `weir demo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  weir demo --for 60s --fleet 120 --rate 5000")]
@@ -165,36 +167,8 @@ async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
     Ok(Started { addresses, cluster, agent, fleet })
 }
 
-/// `60s`, `5min`, `1h`, `500ms`, or plain seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().map_err(|_| "give a time such as 60s or 5min".to_owned())?;
-    let milliseconds = match &text[digits..] {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        other => return Err(format!("{other:?} is no unit of time: use ms, s, min or h")),
-    };
-    Ok(Duration::from_millis(number.saturating_mul(milliseconds)))
-}
-
 fn progress(what: &str) {
     eprintln!("weir demo: {what}");
 }
 
 const FLEET_SEED: u64 = 42;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        assert_eq!(parse_duration("60s"), Ok(Duration::from_secs(60)));
-        assert_eq!(parse_duration("5min"), Ok(Duration::from_secs(300)));
-        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        assert!(parse_duration("soon").is_err());
-        assert!(parse_duration("5 parsecs").unwrap_err().contains("parsecs"));
-    }
-}
