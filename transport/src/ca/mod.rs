@@ -215,6 +215,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn hostile_signing_requests_never_panic(
+            flips in proptest::collection::vec((0usize..400, proptest::prelude::any::<u8>()), 1..6), cut in 0usize..400,
+        ) {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new(vec!["weir-node".to_owned()]).unwrap();
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+            let good = params.serialize_request(&key).unwrap().der().to_vec();
+            let mut bytes = good.clone();
+            for (at, value) in flips {
+                if let Some(byte) = bytes.get_mut(at) { *byte = value; }
+            }
+            // Whatever is altered is signed; bytes behind the request are none of it.
+            proptest::prop_assert!(bytes == good || RequestedKey::from_request(&bytes).is_err());
+            let _ = RequestedKey::from_request(&bytes[..cut.min(bytes.len())]);
+        }
+    }
+
     #[test]
     fn nothing_is_overwritten_unasked() {
         let dir = tempfile::tempdir().unwrap();
