@@ -74,7 +74,7 @@ impl Token {
         let (mut id, mut secret) = (TokenId([0; 8]), Secret([0; 32]));
         let random = aws_lc_rs::default_provider().secure_random;
         random.fill(&mut id.0).and_then(|()| random.fill(&mut secret.0)).expect("the system has random numbers");
-        let agent = agent.unwrap_or_else(|| Name::new(&format!("agent-{id}")).expect("hex is a name"));
+        let agent = agent.unwrap_or_else(|| Name::new(format!("agent-{id}")).expect("hex is a name"));
         let agent = AgentIdentity { tenant, region, agent };
         let record = TokenRecord { id, secret_hash: sha256(&secret.0), agent, created_ms, expires_ms };
         (Self { id, secret, authority }, record)
