@@ -1,10 +1,11 @@
 //! A directory as an object store whose writes are durable: content synced before its name appears, then the folders.
 //!
 //! `object_store`'s own local store stages and links in one call without a sync. Reading, listing and deleting are left to it.
-//! A staging file is `.stage-<process>-<n>` in the root: the sweep removes what a crash left there.
+//! A staging file is `.stage-<process>-<n>` in the root, whose n no other store counts: the sweep removes what a crash left there.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Write as _};
 use std::ops::Range;
 use std::path::{Path as OsPath, PathBuf};
@@ -37,8 +38,10 @@ impl LocalStore {
         let wrong = |why: String| Error::Location { url: root.display().to_string(), why };
         let made = fs::create_dir_all(root).and_then(|()| root.canonicalize());
         let root = made.map_err(|error| wrong(format!("the directory cannot be made: {error}")))?;
+        // Several stores of one process, and processes of one number in several containers, share a directory: each counts from elsewhere.
+        let first = RandomState::new().hash_one(std::process::id());
         let inner = LocalFileSystem::new_with_prefix(&root).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { root: Arc::new(root), inner: Arc::new(inner), staged: Arc::default() })
+        Ok(Self { root: Arc::new(root), inner: Arc::new(inner), staged: Arc::new(AtomicU64::new(first)) })
     }
 
     fn place(&self, location: &Path) -> PathBuf {
@@ -46,10 +49,16 @@ impl LocalStore {
     }
 
     fn stage(&self) -> Result<Staged> {
-        let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(format!(".stage-{}-{number}", std::process::id()));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(generic("stage", &path))?;
-        Ok(Staged { path, file: Some(file) })
+        loop {
+            let number = self.staged.fetch_add(1, Ordering::Relaxed);
+            let path = self.root.join(format!(".stage-{}-{number}", std::process::id()));
+            // Should two meet all the same: a file that the other is about to publish must not be written over.
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Staged { path, file: Some(file) }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(generic("stage", &path)(error)),
+            }
+        }
     }
 
     /// Syncs the content, gives it its name, syncs the folders up to the root.
