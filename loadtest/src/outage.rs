@@ -158,6 +158,7 @@ impl Agent {
                 transport: TransportChoice::Quic,
                 udp_retry: Duration::from_secs(600),
                 dialer: None,
+                enrol: None,
             },
             epoch,
         )?;
