@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("weir-transport", "weir-schema weir-config"),
     ("weir-edge", "weir-schema weir-config weir-journal weir-transport"),
     ("weir-plan", "weir-schema"),
+    ("weir-rules", "weir-schema"),
     ("weir-dataflow", "weir-schema weir-plan"),
     ("weir-archive", "weir-schema"),
     ("weir-query", "weir-schema weir-config weir-plan weir-dataflow weir-archive"),

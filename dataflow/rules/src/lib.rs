@@ -1,0 +1,41 @@
+//! Falco rule files: parse, merge, compile to one shared graph of checks, evaluate. No I/O.
+//!
+//! The way of a rule: text → `yaml` → `item` → `merge` (append, override, replace) → `parse` (condition to tree) → `resolve`
+//! (macros, lists, fields, exceptions) → `graph` (equal expressions once) → `Matcher` (each once per event). What fields
+//! mean stands in one table, `fields`; what an event of ours has for them in `event`.
+//!
+//! Promise: no text makes it panic or grow without bound (`limits`); what is refused is refused by file, line and cure.
+
+#![forbid(unsafe_code)]
+
+mod ast;
+mod check;
+mod error;
+mod event;
+mod exception;
+mod fields;
+mod graph;
+mod item;
+pub mod limits;
+mod merge;
+mod names;
+mod parse;
+#[cfg(test)]
+mod parse_tests;
+mod resolve;
+mod set;
+#[cfg(test)]
+mod set_tests;
+mod template;
+mod text;
+mod value;
+mod version;
+mod yaml;
+
+pub use error::{Error, Place, Why};
+pub use event::EventFields;
+pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};
+pub use set::{Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};
+pub use template::Template;
+pub use value::{FieldSource, Value};
+pub use version::{ENGINE, Version};

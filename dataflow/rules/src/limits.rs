@@ -1,0 +1,24 @@
+//! What a rule file may hold at most. A file that asks for more is refused with the limit's name, never half loaded.
+
+/// Bytes of one rule file. The stock files have 70 kB; ten times a hundred of them is a mistake or an attack.
+pub const FILE_BYTES_MAX: usize = 8 << 20;
+/// Depth of nesting in YAML; Falco's files need five.
+pub const YAML_DEPTH_MAX: usize = 32;
+/// YAML values of one file, aliases counted as often as they are used.
+pub const YAML_NODES_MAX: usize = 1_000_000;
+/// Bytes of one condition, appended parts included.
+pub const CONDITION_BYTES_MAX: usize = 1 << 20;
+/// Depth of parentheses, `not` and transformers in one condition. Falco's own parser stops at 100.
+pub const CONDITION_DEPTH_MAX: usize = 100;
+/// Depth of macros that name macros, and of lists that name lists.
+pub const NAMING_DEPTH_MAX: usize = 64;
+/// Values of one list after the lists it names are spliced in.
+pub const LIST_ITEMS_MAX: usize = 100_000;
+/// Nodes of the graph of all rules.
+pub const GRAPH_NODES_MAX: usize = 1_000_000;
+/// Values of all lists as they stand in conditions, over all rules.
+pub const OPERANDS_MAX: usize = 4_000_000;
+/// Compiled size of one regular expression.
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
+/// Rules, macros and lists of one set.
+pub const ITEMS_MAX: usize = 200_000;

@@ -1,0 +1,245 @@
+//! A set of rules, loaded from files and ready to meet events.
+
+use std::fmt;
+
+use crate::error::{Error, Place, Why};
+use crate::fields::Field;
+use crate::graph::{Graph, Memo, NodeId};
+use crate::merge::{Catalog, RuleText};
+use crate::resolve::Resolver;
+use crate::template::Template;
+use crate::value::FieldSource;
+
+/// How urgent a rule's alerts are, the most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// The system is unusable.
+    Emergency,
+    /// Somebody must act at once.
+    Alert,
+    /// Critical.
+    Critical,
+    /// An error.
+    Error,
+    /// A warning.
+    Warning,
+    /// Normal but worth a look.
+    Notice,
+    /// For information.
+    Informational,
+    /// For debugging.
+    Debug,
+}
+
+impl Priority {
+    /// Falco's word, case ignored; `INFO` is short for informational.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "emergency" => Self::Emergency,
+            "alert" => Self::Alert,
+            "critical" => Self::Critical,
+            "error" => Self::Error,
+            "warning" => Self::Warning,
+            "notice" => Self::Notice,
+            "informational" | "info" => Self::Informational,
+            "debug" => Self::Debug,
+            _ => return None,
+        })
+    }
+}
+
+/// As Falco prints it.
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A rule that was loaded.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name, unique in the set.
+    pub name: String,
+    /// Where it is defined.
+    pub place: Place,
+    /// What it is about.
+    pub desc: String,
+    /// How urgent its alerts are.
+    pub priority: Priority,
+    /// Its tags, in the file's order.
+    pub tags: Vec<String>,
+    /// Where its events come from; only `syscall` is collected.
+    pub source: String,
+    /// Whether it takes part.
+    pub enabled: bool,
+    /// The text of its alerts.
+    pub output: Template,
+    /// Fields of its condition that the collector does not supply: comparisons with them are false.
+    pub condition_lacks: Vec<Field>,
+    /// Fields that only its output prints and the collector does not supply.
+    pub output_lacks: Vec<Field>,
+    node: NodeId,
+}
+
+impl Rule {
+    /// Whether its whole condition can be evaluated.
+    pub fn is_fully_evaluable(&self) -> bool {
+        self.condition_lacks.is_empty()
+    }
+}
+
+/// Something to know about a rule that is loaded, or was left out on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Where.
+    pub place: Place,
+    /// The rule's name.
+    pub rule: String,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: rule {:?}: {}", self.place, self.rule, self.what)
+    }
+}
+
+/// Falco's `rule_matching`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Matching {
+    /// One alert per event: the first rule in file order.
+    #[default]
+    First,
+    /// An alert for every rule that matches.
+    All,
+}
+
+/// Which rules take part.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Only rules at least this urgent.
+    pub priority_min: Option<Priority>,
+    /// Only rules with one of these tags; empty: all.
+    pub tags_on: Vec<String>,
+    /// No rules with one of these tags.
+    pub tags_off: Vec<String>,
+}
+
+/// Rules that were loaded, and what was wrong with the others.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    /// Rules in the order of their first definition.
+    pub rules: Vec<Rule>,
+    /// What was refused and why, in the order of files and lines.
+    pub errors: Vec<Error>,
+    /// What is worth knowing.
+    pub notices: Vec<Notice>,
+    /// Plugins that the files want: name and version. `container` is built in here.
+    pub plugins: Vec<(String, String)>,
+    graph: Graph,
+}
+
+impl RuleSet {
+    /// Loads files, given as name and text, in their order. Never fails as a whole: what is wrong stands in `errors`.
+    pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut catalog = Catalog::default();
+        files.into_iter().for_each(|(name, text)| catalog.take(name, text));
+        let Catalog { lists, macros, rules: texts, plugins, mut errors, mut notices, .. } = catalog;
+        let mut resolver = Resolver::new(&lists, &macros, &mut errors);
+        let mut rules = Vec::with_capacity(texts.len());
+        for text in texts {
+            if text.source != "syscall" {
+                let what = format!("events of source {:?} are not collected", text.source);
+                notices.push(Notice { place: text.place, rule: text.name, what });
+                continue;
+            }
+            match compile(&text, &mut resolver) {
+                Ok(rule) => {
+                    if text.warn_evttypes && !resolver.graph.asks_for_type(rule.node) {
+                        let what = "it does not say which event types it is about, so all are tried".to_owned();
+                        notices.push(Notice { place: text.place.clone(), rule: text.name.clone(), what });
+                    }
+                    rules.push(rule);
+                }
+                Err(error) if error.why == Why::UnknownField && text.skip_unknown => {
+                    let what = format!("skipped: {}", error.what);
+                    notices.push(Notice { place: text.place, rule: text.name, what });
+                }
+                Err(error) => errors.push(error.about("rule", &text.name)),
+            }
+        }
+        Self { rules, errors, notices, plugins, graph: resolver.graph }
+    }
+
+    /// Disables the rules that are not selected; an enabled rule stays enabled only if it is.
+    pub fn select(&mut self, selection: &Selection) {
+        let has = |rule: &Rule, tags: &[String]| tags.iter().any(|tag| rule.tags.contains(tag));
+        for rule in &mut self.rules {
+            let urgent = selection.priority_min.is_none_or(|min| rule.priority <= min);
+            let on = selection.tags_on.is_empty() || has(rule, &selection.tags_on);
+            rule.enabled &= urgent && on && !has(rule, &selection.tags_off);
+        }
+    }
+
+    /// Nodes and distinct comparisons of all conditions together.
+    pub fn size(&self) -> (usize, usize) {
+        self.graph.size()
+    }
+}
+
+fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
+    let (condition, exceptions) = text.parts()?;
+    let place = &text.condition_place;
+    let mut parts = vec![resolver.condition(&condition).map_err(|fault| fault.at(place))?];
+    for exception in &exceptions {
+        let node = resolver.condition(exception).map_err(|fault| fault.at(&text.place))?;
+        parts.push(resolver.graph.not(node).map_err(|fault| fault.at(place))?);
+    }
+    let node = resolver.graph.and(parts).map_err(|fault| fault.at(place))?;
+    let output = Template::parse(&text.output).map_err(|fault| fault.at(&text.place))?;
+    let lacks = |fields: Vec<Field>| fields.into_iter().filter(|field| !field.is_supplied()).collect::<Vec<_>>();
+    let condition_lacks = lacks(resolver.graph.fields(node));
+    let mut output_lacks = lacks(output.fields());
+    output_lacks.retain(|field| !condition_lacks.contains(field));
+    Ok(Rule {
+        name: text.name.clone(),
+        place: text.place.clone(),
+        desc: text.desc.clone(),
+        priority: text.priority,
+        tags: text.tags.clone(),
+        source: text.source.clone(),
+        enabled: text.enabled,
+        output,
+        condition_lacks,
+        output_lacks,
+        node,
+    })
+}
+
+/// Meets events with a set's rules. Keeps its memory from event to event; one per thread.
+#[derive(Debug, Default, Clone)]
+pub struct Matcher {
+    memo: Memo,
+}
+
+impl Matcher {
+    /// Appends to `hits` the places in `set.rules` of the enabled rules that match, in order: one at most with
+    /// `Matching::First`. A matcher stays with one set.
+    pub fn matches(&mut self, set: &RuleSet, source: &(impl FieldSource + ?Sized), matching: Matching, hits: &mut Vec<usize>) {
+        self.memo.next(&set.graph);
+        for (at, rule) in set.rules.iter().enumerate() {
+            if rule.enabled && set.graph.holds(rule.node, source, &mut self.memo) {
+                hits.push(at);
+                if matching == Matching::First {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Comparisons computed so far: without sharing it would be one for every mention.
+    pub fn checks_computed(&self) -> u64 {
+        self.memo.checks_computed
+    }
+}

@@ -1,0 +1,281 @@
+//! Merge rules, operators, unset fields, sharing: small files in, hits out.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use crate::ast::{Expr, Op, Operand};
+use crate::error::Why;
+use crate::fields::{Field, Many, Ty};
+use crate::parse;
+use crate::set::{Matcher, Matching, RuleSet};
+use crate::value::{FieldSource, Value};
+
+/// An event as names and texts; the field's type says how a text is read, a `|` parts several values.
+#[derive(Debug, Default)]
+struct Facts(BTreeMap<String, String>);
+
+impl Facts {
+    fn new(facts: &[(&str, &str)]) -> Self {
+        Self(facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+}
+
+impl FieldSource for Facts {
+    fn get(&self, field: &Field) -> Option<Value<'_>> {
+        let text = self.0.get(&field.to_string())?;
+        let one = |text: &str| match field.def().ty {
+            Ty::Text => Value::text(text.to_owned()),
+            Ty::Int => Value::Int(text.parse().unwrap()),
+            Ty::Bool => Value::Bool(text == "true"),
+            Ty::Ip => Value::Ip(text.parse().unwrap()),
+        };
+        Some(match field.many() {
+            Many::One => one(text),
+            _ => Value::Many(text.split('|').filter(|text| !text.is_empty()).map(one).collect()),
+        })
+    }
+}
+
+fn load(text: &str) -> RuleSet {
+    RuleSet::load([("f.yaml", text)])
+}
+
+/// Names of the rules that match.
+fn hits(set: &RuleSet, facts: &Facts, matching: Matching) -> Vec<String> {
+    let mut hits = Vec::new();
+    Matcher::default().matches(set, facts, matching, &mut hits);
+    hits.into_iter().map(|at| set.rules[at].name.clone()).collect()
+}
+
+fn rule(name: &str, condition: &str) -> String {
+    format!("- rule: {name}\n  desc: d\n  condition: >\n    {condition}\n  output: o\n  priority: INFO\n")
+}
+
+/// Whether one condition holds.
+fn holds(condition: &str, facts: &[(&str, &str)]) -> bool {
+    let set = load(&rule("r", condition));
+    assert_eq!(set.errors, [], "{condition}");
+    !hits(&set, &Facts::new(facts), Matching::First).is_empty()
+}
+
+#[test]
+fn operators() {
+    let facts = [
+        ("proc.name", "Bash"),
+        ("proc.cmdline", "Bash -c \"rm -rf /\""),
+        ("fd.name", "/usr/lib/x/y"),
+        ("proc.pid", "42"),
+        ("evt.failed", "true"),
+        ("proc.aname", "sh|sshd|systemd"),
+        ("proc.args", "-l|-x"),
+        ("fd.ip", "10.1.2.3|127.0.0.1"),
+        ("fd.net", "10.1.2.3|127.0.0.1"),
+        ("fd.snet", "10.1.2.3"),
+        ("proc.pname", "bash"),
+        ("proc.exe", "YmFzaA=="),
+    ];
+    let cases = [
+        ("proc.name = Bash", true),
+        ("proc.name == Bash", true),
+        ("proc.name = bash", false),
+        ("proc.name != bash", true),
+        ("proc.pid > 41 and proc.pid >= 42 and proc.pid < 43 and proc.pid <= 42", true),
+        ("proc.pid > 42 or proc.pid < 42", false),
+        ("proc.pid = 0x2a", true),
+        ("proc.pid in (1, 42)", true),
+        ("proc.pid != 42", false),
+        ("proc.cmdline contains \"rm -rf\"", true),
+        ("proc.cmdline contains RM", false),
+        ("proc.cmdline icontains RM", true),
+        ("proc.name bcontains 6173", true),
+        ("proc.name bstartswith 4261", true),
+        ("proc.name bstartswith 6173", false),
+        ("fd.name startswith /usr", true),
+        ("fd.name endswith /y", true),
+        ("fd.name glob /usr/*/y", true),
+        ("proc.name iglob b*H", true),
+        ("proc.name glob b*", false),
+        ("fd.name regex '/usr/[a-z/]+'", true),
+        ("fd.name regex '/usr'", false),
+        ("fd.name pmatch (/etc, /usr/lib)", true),
+        ("fd.name pmatch (/usr/li)", false),
+        ("proc.name in (sh, Bash)", true),
+        ("proc.name in (sh, bash)", false),
+        ("proc.name intersects (sh, Bash)", true),
+        ("proc.name exists and not user.name exists", true),
+        ("evt.failed = true and evt.failed != false", true),
+        ("proc.aname = sshd and proc.aname contains std and proc.aname in (x, sh)", false),
+        ("proc.aname = sshd and proc.aname contains ystem and proc.aname in (x, sh)", true),
+        ("proc.aname != sh", true),
+        ("proc.args = \"-l -x\" and proc.args contains \"l -\"", true),
+        ("proc.args intersects (-x, -y)", true),
+        ("proc.args in (-x)", false),
+        ("proc.args in (-x, -l)", true),
+        ("fd.ip = 127.0.0.1 and fd.net = 10.0.0.0/8", true),
+        ("fd.ip != 127.0.0.1", false),
+        ("fd.net != 192.168.0.0/16", true),
+        ("fd.snet in (\"10.0.0.0/8\", \"172.16.0.0/12\")", true),
+        ("tolower(proc.name) = bash and toupper(proc.name) = BASH", true),
+        ("b64(proc.exe) = bash", true),
+        ("basename(fd.name) = y", true),
+        ("len(proc.name) = 4 and len(proc.args) = 2", true),
+        ("join(\",\", proc.args) = \"-l,-x\"", true),
+        ("concat(proc.name, \"/\", proc.pname) = Bash/bash", true),
+        ("getopt(proc.cmdline, \"c\") = '\"rm'", true),
+        ("proc.pname = val(proc.name)", false),
+        ("proc.pname = tolower(proc.name)", true),
+        ("proc.cmdline contains anyof (x, rm)", true),
+        ("proc.cmdline contains allof (rm, rf)", true),
+        ("proc.cmdline contains allof (rm, x)", false),
+        ("proc.cmdline contains oneof (rm, x)", true),
+        ("proc.cmdline contains oneof (rm, rf)", false),
+    ];
+    for (condition, wanted) in cases {
+        assert_eq!(holds(condition, &facts), wanted, "{condition}");
+    }
+}
+
+#[test]
+fn what_is_not_known_makes_every_comparison_false() {
+    for op in Op::ALL {
+        let right = match op {
+            Op::Exists => "",
+            Op::BContains | Op::BStartsWith => "41",
+            _ if op.is_list() => "(a)",
+            _ if op.is_order() => continue,
+            _ => "a",
+        };
+        let condition = format!("proc.name {} {right}", op.text());
+        assert!(!holds(&condition, &[]), "{condition}");
+        assert!(holds(&format!("not {condition}"), &[]), "{condition}");
+    }
+    assert!(!holds("proc.pid < 5 or proc.pid >= 5 or proc.pid != 1 or fd.ip != 1.2.3.4", &[]));
+    assert!(!holds("proc.name = val(proc.pname) or proc.name != val(proc.pname)", &[("proc.name", "a")]));
+}
+
+#[test]
+fn later_items_replace_append_and_override() {
+    let cat: &[(&str, &str)] = &[("proc.name", "cat"), ("proc.pname", "sh")];
+    // (file, whether r matches)
+    let r = |condition: &str| rule("r", condition);
+    let cases = [
+        ("- list: l\n  items: [a]\n- list: l\n  items: [cat]\n".to_owned() + &r("proc.name in (l)"), true),
+        ("- list: l\n  items: [cat]\n- list: l\n  items: [a]\n".to_owned() + &r("proc.name in (l)"), false),
+        ("- list: l\n  items: [a]\n- list: l\n  items: [cat]\n  append: true\n".to_owned() + &r("proc.name in (b, l, c)"), true),
+        ("- list: l\n  items: [cat]\n- list: l\n  items: [a]\n  append: false\n".to_owned() + &r("proc.name in (l)"), false),
+        ("- list: l\n  items: [a]\n- list: l\n  items: [cat]\n  override:\n    items: append\n".to_owned() + &r("proc.name in l"), true),
+        ("- list: l\n  items: [cat]\n- list: l\n  items: [a]\n  override:\n    items: replace\n".to_owned() + &r("proc.name in l"), false),
+        ("- list: in\n  items: [cat]\n- list: l\n  items: [a, in]\n".to_owned() + &r("proc.name in (l)"), true),
+        ("- list: in\n  items: [cat]\n- list: l\n  items: [a, '\"in\"']\n".to_owned() + &r("proc.name in (l)"), false),
+        ("- list: l\n  items: [cat]\n".to_owned() + &r("proc.name = l"), true),
+        ("- list: l\n  items: [cat]\n".to_owned() + &r("proc.name = \"l\""), false),
+        ("- macro: m\n  condition: proc.name = a\n- macro: m\n  condition: proc.name = cat\n".to_owned() + &r("m"), true),
+        ("- macro: m\n  condition: proc.name = a\n- macro: m\n  append: true\n  condition: or proc.name = cat\n".to_owned() + &r("m"), true),
+        (
+            "- macro: m\n  condition: proc.name = cat\n- macro: m\n  condition: and proc.name = a\n  override: {condition: append}\n"
+                .to_owned()
+                + &r("not m"),
+            true,
+        ),
+        (r("proc.name = a") + "- rule: r\n  append: true\n  condition: or proc.name = cat\n", true),
+        (r("proc.name = cat") + "- rule: r\n  condition: and proc.pname = x\n  override: {condition: append}\n", false),
+        (r("proc.name = a") + "- rule: r\n  condition: proc.name = cat\n  override: {condition: replace}\n", true),
+        (r("proc.name = a") + &r("proc.name = cat"), true),
+        (r("proc.name = cat") + "- rule: r\n  enabled: false\n", false),
+        (r("proc.name = cat") + "  enabled: false\n- rule: r\n  enabled: true\n", true),
+        (r("proc.name = cat") + "- rule: r\n  enabled: false\n  override: {enabled: replace}\n", false),
+    ];
+    for (file, wanted) in cases {
+        let set = load(&file);
+        assert_eq!(set.errors, [], "{file}");
+        assert_eq!(!hits(&set, &Facts::new(cat), Matching::First).is_empty(), wanted, "{file}");
+    }
+    let text = r("proc.name = cat")
+        + "- rule: r\n  output: more\n  desc: e\n  tags: [t]\n  priority: error\n  override: {output: append, desc: replace, tags: append, priority: replace}\n";
+    let set = load(&text);
+    assert_eq!(set.errors, []);
+    let loaded = &set.rules[0];
+    assert_eq!((loaded.desc.as_str(), loaded.tags.join(","), loaded.priority.to_string()), ("e", "t".into(), "Error".into()));
+    assert_eq!(loaded.output.render(&Facts::default()), "o more");
+}
+
+#[test]
+fn exceptions_keep_a_rule_quiet() {
+    let cat: &[(&str, &str)] = &[("proc.name", "cat"), ("proc.cmdline", "cat /dev/null"), ("fd.name", "/tmp/x")];
+    // (exceptions, whether the rule still matches)
+    let cases = [
+        ("- {name: e, fields: [proc.name]}", true),
+        ("- {name: e, fields: [proc.name], values: [[cat]]}", false),
+        ("- {name: e, fields: [proc.name, fd.name], values: [[cat, /tmp/y], [cat, /tmp/x]]}", false),
+        ("- {name: e, fields: [proc.name, fd.name], values: [[cat, /tmp/y], [dog, /tmp/x]]}", true),
+        ("- {name: e, fields: [proc.name, fd.name], comps: [=, startswith], values: [[cat, /tmp]]}", false),
+        ("- {name: e, fields: [proc.name, fd.name], comps: [=, in], values: [[cat, [/a, /tmp/x]]]}", false),
+        ("- {name: e, fields: [proc.name, proc.cmdline], comps: [=, in], values: [[cat, (lines)]]}", false),
+        ("- {name: e, fields: [proc.name, proc.cmdline], comps: [=, in], values: [[cat, lines]]}", false),
+        ("- {name: e, fields: proc.cmdline, values: [x, cat /dev/null]}", false),
+        ("- {name: e, fields: proc.cmdline, comps: contains, values: [x, /dev]}", false),
+        ("- {name: e, fields: proc.cmdline, comps: in, values: ['\"cat /dev/null\"']}", false),
+        ("- {name: e, fields: fd.name, comps: pmatch, values: [/tmp]}", false),
+        ("- {name: a, fields: proc.name, values: [dog]}\n    - {name: b, fields: proc.name, values: [cat]}", false),
+    ];
+    for (exceptions, wanted) in cases {
+        let file = "- list: lines\n  items: [x, 'cat /dev/null']\n".to_owned()
+            + &rule("r", "proc.name = cat")
+            + &format!("  exceptions:\n    {exceptions}\n");
+        let set = load(&file);
+        assert_eq!(set.errors, [], "{exceptions}");
+        assert_eq!(!hits(&set, &Facts::new(cat), Matching::First).is_empty(), wanted, "{exceptions}");
+    }
+    let later = rule("r", "proc.name = cat")
+        + "  exceptions:\n    - {name: e, fields: proc.name, values: [dog]}\n- rule: r\n  append: true\n  exceptions:\n    - {name: e, values: [cat]}\n";
+    let set = load(&later);
+    assert_eq!((set.errors.len(), hits(&set, &Facts::new(cat), Matching::First).len()), (0, 0));
+}
+
+#[test]
+fn what_is_wrong_is_told_by_file_line_and_cure() {
+    let r = |condition: &str| rule("r", condition);
+    // (file, class, line, part of the message)
+    let cases = [
+        ("a: b\n".to_owned(), Why::Yaml, 1, "no array"),
+        ("- x\n".to_owned(), Why::Shape, 1, "no mapping"),
+        ("- foo: x\n".to_owned(), Why::Shape, 1, "no known kind"),
+        ("- list:\n  items: [a]\n".to_owned(), Why::Shape, 1, "list is empty"),
+        ("- list: l\n".to_owned(), Why::Shape, 1, "no items"),
+        ("- macro: m\n  condition: a.b\n".to_owned(), Why::Syntax, 2, "operator"),
+        ("- macro: m\n  condition: x\n".to_owned(), Why::UnknownMacro, 2, "\"x\""),
+        (r("proc.name in names"), Why::UnknownList, 4, "\"names\""),
+        ("- list: a\n  items: [b]\n- list: b\n  items: [a]\n".to_owned(), Why::Cycle, 1, "a → b → a"),
+        ("- macro: a\n  condition: b\n- macro: b\n  condition: a\n".to_owned(), Why::Cycle, 2, "names itself"),
+        (r("proc.nobody = x"), Why::UnknownField, 4, "proc.nobody"),
+        (r("proc.name regex '('"), Why::Regex, 4, "regular expression"),
+        (r("proc.pid = x"), Why::Value, 4, "number"),
+        (r("proc.name > 3"), Why::Value, 4, "order"),
+        (r("evt.failed = maybe"), Why::Value, 4, "true or false"),
+        (r("fd.sip = x"), Why::Value, 4, "address"),
+        (r("proc.name bcontains xyz"), Why::Value, 4, "hexadecimal"),
+        (r("proc.pid = 1").replace("INFO", "LOUD"), Why::Shape, 6, "priority"),
+        (r("proc.pid = 1").replace("output: o", "output: '%nobody'"), Why::UnknownField, 1, "placeholder"),
+        ("- rule: r\n  condition: proc.pid = 1\n".to_owned(), Why::Shape, 1, "no output"),
+        ("- rule: r\n  append: true\n  condition: or x\n".to_owned(), Why::Shape, 1, "before it"),
+        ("- required_engine_version: 9999999\n".to_owned(), Why::Version, 1, "9999999"),
+        ("- required_engine_version: x\n".to_owned(), Why::Version, 1, "no version"),
+        (r("proc.pid = 1") + "  exceptions:\n    - {fields: [proc.name]}\n", Why::Shape, 8, "no name"),
+        (r("proc.pid = 1") + "  exceptions:\n    - {name: e}\n", Why::Shape, 1, "no fields"),
+        (r("proc.pid = 1") + "  exceptions:\n    - {name: e, fields: [x.y]}\n", Why::UnknownField, 8, "x.y"),
+        (
+            r("proc.pid = 1") + "  exceptions:\n    - {name: e, fields: [proc.pid, fd.name], comps: [=]}\n",
+            Why::Shape,
+            8,
+            "1 comps",
+        ),
+    ];
+    for (file, why, line, part) in cases {
+        let set = load(&file);
+        let error = set.errors.first().unwrap_or_else(|| panic!("nothing is wrong with {file}"));
+        let text = error.to_string();
+        assert_eq!((error.why, error.place.line), (why, line), "{text}\n{file}");
+        assert!(text.starts_with(&format!("f.yaml:{line}: ")) && text.contains(part) && text.contains("; "), "{text}");
+    }
+}
