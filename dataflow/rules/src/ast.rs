@@ -59,6 +59,7 @@ macro_rules! words {
         pub(crate) enum $ty { $($name,)* }
 
         impl $ty {
+            #[allow(dead_code, reason = "not every vocabulary is listed in a message")]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// As written in conditions.

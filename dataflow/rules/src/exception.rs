@@ -29,6 +29,12 @@ enum Shape {
 impl Exception {
     /// Reads one item of `exceptions`.
     pub(crate) fn read(place: &Place, node: &Node) -> Result<Self, Error> {
+        let pairs = if let Yaml::Map(pairs) = &node.value { pairs.as_slice() } else { &[] };
+        let name = pairs.iter().find(|(key, _)| key.scalar() == Some("name")).and_then(|(_, name)| name.scalar());
+        Self::of(place, node).map_err(|error| error.about("exception", name.unwrap_or("")))
+    }
+
+    fn of(place: &Place, node: &Node) -> Result<Self, Error> {
         let place = Place { line: node.line, ..place.clone() };
         let wrong = |what: &str, cure: &str| Error::new(Why::Shape, &place, what, cure);
         let Yaml::Map(pairs) = &node.value else {

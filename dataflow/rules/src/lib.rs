@@ -35,7 +35,7 @@ mod yaml;
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
 pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};
-pub use set::{Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};
+pub use set::{Contradiction, Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};
 pub use template::Template;
 pub use value::{FieldSource, Value};
 pub use version::{ENGINE, Version};

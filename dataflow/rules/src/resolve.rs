@@ -40,12 +40,14 @@ pub(crate) struct Macro {
 pub(crate) struct Resolver {
     pub(crate) graph: Graph,
     lists: HashMap<String, Vec<String>>,
+    /// Lists that were refused; who names one is refused for the same reason.
+    refused: HashMap<String, Fault>,
     macros: HashMap<String, State>,
 }
 
 #[derive(Debug)]
 enum State {
-    Parsed(Place, Expr),
+    Parsed(Expr),
     Busy,
     Done(NodeId),
     /// Refused before; who uses it is refused for the same reason.
@@ -61,13 +63,13 @@ impl Resolver {
         for name in names {
             let mut path = Vec::new();
             if let Err(fault) = resolver.list(name, lists, &mut path) {
-                errors.push(fault.at(&lists[name].place).about("list", name));
-                resolver.lists.insert(name.clone(), Vec::new());
+                errors.push(fault.clone().at(&lists[name].place).about("list", name));
+                resolver.refused.insert(name.clone(), fault);
             }
         }
         for (name, of) in macros {
             let state = match parse::condition(&of.condition) {
-                Ok(expr) => State::Parsed(of.place.clone(), expr),
+                Ok(expr) => State::Parsed(expr),
                 Err(fault) => {
                     errors.push(fault.clone().at(&of.place).about("macro", name));
                     State::Refused(fault)
@@ -91,6 +93,7 @@ impl Resolver {
         if self.lists.contains_key(name) {
             return Ok(());
         }
+        self.values(name)?;
         if path.iter().any(|above| above == name) {
             let what = format!("the list names itself: {} → {}", path.join(" → "), name);
             return Err(Fault::new(Why::Cycle, what, "remove one of these names from the items"));
@@ -134,13 +137,13 @@ impl Resolver {
                 let what = format!("the macro {} names itself", shown(name));
                 return Err(Fault::new(Why::Cycle, what, "remove it from its own condition and from the macros there"));
             }
-            Some(State::Parsed(..)) if depth >= NAMING_DEPTH_MAX => {
+            Some(State::Parsed(_)) if depth >= NAMING_DEPTH_MAX => {
                 let what = format!("macros name macros deeper than {NAMING_DEPTH_MAX}");
                 return Err(Fault::new(Why::Limit, what, "write the inner macros out"));
             }
-            Some(State::Parsed(..)) => {}
+            Some(State::Parsed(_)) => {}
         }
-        let Some(State::Parsed(_, expr)) = self.macros.insert(name.to_owned(), State::Busy) else {
+        let Some(State::Parsed(expr)) = self.macros.insert(name.to_owned(), State::Busy) else {
             unreachable!("the state was just matched")
         };
         let node = self.node(&expr, depth + 1);
@@ -176,6 +179,17 @@ impl Resolver {
         }
     }
 
+    /// The values of a list; `None` if it is none.
+    fn values(&self, name: &str) -> Result<Option<&[String]>, Fault> {
+        match self.refused.get(name) {
+            Some(fault) => {
+                let what = format!("the list {} is wrong: {}", shown(name), fault.what);
+                Err(Fault { what, ..fault.clone() })
+            }
+            None => Ok(self.lists.get(name).map(Vec::as_slice)),
+        }
+    }
+
     fn check(&mut self, check: &Check) -> Result<NodeId, Fault> {
         let Check { left, op, modifier, right } = check;
         let (left, op) = (of_term(left)?, *op);
@@ -185,12 +199,12 @@ impl Resolver {
         let mut texts = Vec::new();
         for operand in right {
             match operand {
-                Operand::Text { text, quoted: false } => match self.lists.get(text.as_str()) {
+                Operand::Text { text, quoted: false } => match self.values(text)? {
                     Some(values) => texts.extend_from_slice(values),
                     None => texts.push(text.clone()),
                 },
                 Operand::Text { text, .. } => texts.push(text.clone()),
-                Operand::List(name) => match self.lists.get(name.as_str()) {
+                Operand::List(name) => match self.values(name)? {
                     Some(values) => texts.extend_from_slice(values),
                     None => {
                         let what = format!("no file defines the list {}", shown(name));

@@ -8,6 +8,7 @@ use crate::graph::{Graph, Memo, NodeId};
 use crate::merge::{Catalog, RuleText};
 use crate::resolve::Resolver;
 use crate::template::Template;
+use crate::text::Glob;
 use crate::value::FieldSource;
 
 /// How urgent a rule's alerts are, the most urgent first.
@@ -124,7 +125,14 @@ pub struct Selection {
     pub tags_on: Vec<String>,
     /// No rules with one of these tags.
     pub tags_off: Vec<String>,
+    /// No rules whose names match one of these patterns (`*`, `?`, `[…]`).
+    pub rules_off: Vec<String>,
 }
+
+/// A selection that names what to run and what not to run: Falco refuses that, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("tags to run stand beside rules or tags to leave out; give one of the two")]
+pub struct Contradiction;
 
 /// Rules that were loaded, and what was wrong with the others.
 #[derive(Debug, Default)]
@@ -173,13 +181,20 @@ impl RuleSet {
     }
 
     /// Disables the rules that are not selected; an enabled rule stays enabled only if it is.
-    pub fn select(&mut self, selection: &Selection) {
+    pub fn select(&mut self, selection: &Selection) -> Result<(), Contradiction> {
+        let Selection { tags_on, tags_off, rules_off, .. } = selection;
+        if !tags_on.is_empty() && !(tags_off.is_empty() && rules_off.is_empty()) {
+            return Err(Contradiction);
+        }
+        let off: Vec<Glob> = rules_off.iter().map(|pattern| Glob::new(pattern)).collect();
         let has = |rule: &Rule, tags: &[String]| tags.iter().any(|tag| rule.tags.contains(tag));
         for rule in &mut self.rules {
             let urgent = selection.priority_min.is_none_or(|min| rule.priority <= min);
-            let on = selection.tags_on.is_empty() || has(rule, &selection.tags_on);
-            rule.enabled &= urgent && on && !has(rule, &selection.tags_off);
+            let on = tags_on.is_empty() || has(rule, tags_on);
+            let left_out = has(rule, tags_off) || off.iter().any(|pattern| pattern.matches(&rule.name));
+            rule.enabled &= urgent && on && !left_out;
         }
+        Ok(())
     }
 
     /// Nodes and distinct comparisons of all conditions together.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::ast::{Expr, Op, Operand};
+use crate::check::{Check, Key, Right};
 use crate::error::Why;
 use crate::fields::{Field, Many, Ty};
 use crate::parse;
+use crate::resolve::of_term;
 use crate::set::{Matcher, Matching, RuleSet};
 use crate::value::{FieldSource, Value};
 
@@ -262,7 +264,7 @@ fn what_is_wrong_is_told_by_file_line_and_cure() {
         ("- required_engine_version: 9999999\n".to_owned(), Why::Version, 1, "9999999"),
         ("- required_engine_version: x\n".to_owned(), Why::Version, 1, "no version"),
         (r("proc.pid = 1") + "  exceptions:\n    - {fields: [proc.name]}\n", Why::Shape, 8, "no name"),
-        (r("proc.pid = 1") + "  exceptions:\n    - {name: e}\n", Why::Shape, 1, "no fields"),
+        (r("proc.pid = 1") + "  exceptions:\n    - {name: e}\n", Why::Shape, 8, "no fields"),
         (r("proc.pid = 1") + "  exceptions:\n    - {name: e, fields: [x.y]}\n", Why::UnknownField, 8, "x.y"),
         (
             r("proc.pid = 1") + "  exceptions:\n    - {name: e, fields: [proc.pid, fd.name], comps: [=]}\n",
@@ -277,5 +279,171 @@ fn what_is_wrong_is_told_by_file_line_and_cure() {
         let text = error.to_string();
         assert_eq!((error.why, error.place.line), (why, line), "{text}\n{file}");
         assert!(text.starts_with(&format!("f.yaml:{line}: ")) && text.contains(part) && text.contains("; "), "{text}");
+    }
+}
+
+#[test]
+fn the_first_rule_or_all_of_them() {
+    let file = rule("a", "proc.pid = 1") + &rule("b", "proc.pid = 2") + &rule("c", "proc.pid = 2") + &rule("d", "proc.pid >= 0");
+    let set = load(&file);
+    let facts = Facts::new(&[("proc.pid", "2")]);
+    assert_eq!(hits(&set, &facts, Matching::First), ["b"]);
+    assert_eq!(hits(&set, &facts, Matching::All), ["b", "c", "d"]);
+}
+
+#[test]
+fn what_rules_share_is_computed_once() {
+    let mut file = "- macro: m\n  condition: proc.name in (a, b) and not fd.name startswith /x\n".to_owned();
+    for number in 0..100 {
+        file += &rule(&format!("r{number}"), &format!("m and proc.pid = {}", number % 10));
+    }
+    let set = load(&file);
+    let mut matcher = Matcher::default();
+    let mut hits = Vec::new();
+    matcher.matches(&set, &Facts::new(&[("proc.name", "a"), ("fd.name", "/y"), ("proc.pid", "3")]), Matching::All, &mut hits);
+    assert_eq!((hits.len(), matcher.checks_computed(), set.size().1), (10, 12, 12));
+    hits.clear();
+    matcher.matches(&set, &Facts::new(&[("proc.name", "c")]), Matching::All, &mut hits);
+    assert_eq!((hits.len(), matcher.checks_computed()), (0, 13));
+}
+
+#[test]
+fn outputs_are_rendered() {
+    let text = rule("r", "proc.pid = 1")
+        .replace("output: o", "output: '*%proc.name. 100%% (%proc.aname[2]) %evt.arg.flags %toupper(proc.name),%fd.name'");
+    let set = load(&text);
+    assert_eq!(set.errors, []);
+    let facts = Facts::new(&[("proc.name", "cat"), ("proc.aname[2]", "sh"), ("evt.arg.flags", "A|B")]);
+    assert_eq!(set.rules[0].output.render(&facts), "cat. 100% (sh) A|B CAT,<NA>");
+    let lacks: Vec<String> =
+        load(&text.replace("%fd.name", "%group.name")).rules[0].output_lacks.iter().map(ToString::to_string).collect();
+    assert_eq!(lacks, ["group.name"]);
+}
+
+#[test]
+fn a_refused_list_or_macro_refuses_its_users() {
+    let file = "- list: a\n  items: [b]\n- list: b\n  items: [a]\n- macro: m\n  condition: proc.name in (a)\n".to_owned()
+        + &rule("r", "m")
+        + &rule("s", "proc.pid = 1");
+    let set = load(&file);
+    assert_eq!(set.rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["s"]);
+    assert!(
+        set.errors.iter().any(|error| error.why == Why::Cycle && error.to_string().contains("rule \"r\"")),
+        "{:?}",
+        set.errors
+    );
+}
+
+#[test]
+fn names_cannot_multiply_or_nest_without_bound() {
+    let mut lists = "- list: l0\n  items: [x, y]\n".to_owned();
+    let mut macros = "- macro: m0\n  condition: proc.pid = 0\n".to_owned();
+    for level in 1..40 {
+        let below = level - 1;
+        lists += &format!("- list: l{level}\n  items: [l{below}, l{below}, l{below}, l{below}]\n");
+        macros += &format!(
+            "- macro: m{level}\n  condition: (m{below} and proc.pid != {level}) or (m{below} and proc.ppid != {level})\n"
+        );
+    }
+    assert_eq!(load(&lists).errors[0].why, Why::Limit);
+    let set = load(&(macros.clone() + &rule("r", "m39")));
+    assert_eq!((set.errors.len(), set.size().1), (0, 79));
+    assert_eq!(hits(&set, &Facts::new(&[("proc.pid", "0"), ("proc.ppid", "0")]), Matching::First), ["r"]);
+    for level in 40..200 {
+        macros += &format!("- macro: m{level}\n  condition: m{} and proc.pid = 1\n", level - 1);
+    }
+    let reversed: String = macros.split_inclusive("\n").collect::<Vec<_>>().chunks(2).rev().flatten().copied().collect();
+    assert!(load(&reversed).errors.iter().all(|error| error.why == Why::Limit));
+    let wide = rule("r", &vec!["proc.pid = 1"; 100_000].join(" or "));
+    assert_eq!(load(&wide).errors[0].why, Why::Limit);
+}
+
+/// Plain recursion over the tree: no graph, no memo, macros and lists looked up where they stand.
+fn plainly(expr: &Expr, names: &BTreeMap<String, Expr>, lists: &BTreeMap<String, Vec<String>>, facts: &Facts) -> bool {
+    match expr {
+        Expr::And(parts) => parts.iter().all(|part| plainly(part, names, lists, facts)),
+        Expr::Or(parts) => parts.iter().any(|part| plainly(part, names, lists, facts)),
+        Expr::Not(part) => !plainly(part, names, lists, facts),
+        Expr::Macro(name) => plainly(&names[name], names, lists, facts),
+        Expr::Check(check) => {
+            let text = |operand: &Operand| match operand {
+                Operand::Text { text, .. } => lists.get(text).cloned().unwrap_or_else(|| vec![text.clone()]),
+                other => panic!("{other:?}"),
+            };
+            let right = Right::Texts(check.right.iter().flat_map(text).collect());
+            Check::new(Key { left: of_term(&check.left).unwrap(), op: check.op, right }).unwrap().holds(facts)
+        }
+    }
+}
+
+/// Conditions over few fields and values, so that equal parts are common; `m0` … `m{macros-1}` may be named.
+fn conditions(macros: usize) -> impl Strategy<Value = String> {
+    let check = prop_oneof![
+        (0..3u8, 0..3u8)
+            .prop_map(|(field, value)| format!("{} = v{value}", ["proc.name", "proc.pname", "fd.name"][field as usize])),
+        (0..3u8, 0..3u8)
+            .prop_map(|(field, value)| format!("{} != v{value}", ["proc.name", "proc.pname", "fd.name"][field as usize])),
+        (0..3i32).prop_map(|value| format!("proc.pid >= {value}")),
+        Just("proc.name in (v0, l)".to_owned()),
+        Just("fd.name exists".to_owned()),
+        Just("proc.pname startswith v".to_owned()),
+        (0..macros.max(1)).prop_map(move |at| if macros == 0 { "proc.ppid = 1".to_owned() } else { format!("m{at}") }),
+    ];
+    check.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 1..4).prop_map(|parts| format!("({})", parts.join(" and "))),
+            prop::collection::vec(inner.clone(), 1..4).prop_map(|parts| format!("({})", parts.join(" or "))),
+            inner.prop_map(|part| format!("not {part}")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sharing_changes_no_answer(
+        macros in (conditions(0), conditions(1), conditions(2)),
+        rules in prop::collection::vec(conditions(3), 1..8),
+        events in prop::collection::vec(prop::collection::vec(prop::option::of(0..3u8), 5), 1..8),
+    ) {
+        let macros = [macros.0, macros.1, macros.2];
+        let mut file = "- list: l\n  items: [v1, w]\n".to_owned();
+        for (at, condition) in macros.iter().enumerate() {
+            file += &format!("- macro: m{at}\n  condition: {condition}\n");
+        }
+        for (at, condition) in rules.iter().enumerate() {
+            file += &rule(&format!("r{at}"), condition);
+        }
+        let set = load(&file);
+        prop_assert_eq!(&set.errors, &[]);
+        let names: BTreeMap<String, Expr> =
+            macros.iter().enumerate().map(|(at, text)| (format!("m{at}"), parse::condition(text).unwrap())).collect();
+        let lists = BTreeMap::from([("l".to_owned(), vec!["v1".to_owned(), "w".to_owned()])]);
+        let mut matcher = Matcher::default();
+        for event in events {
+            let texts = ["proc.name", "proc.pname", "fd.name", "proc.pid", "proc.ppid"].iter().zip(&event);
+            let facts = Facts(texts.filter_map(|(name, value)| {
+                let value = (*value)?;
+                Some(((*name).to_owned(), if name.ends_with("pid") { value.to_string() } else { format!("v{value}") }))
+            }).collect());
+            let mut hits = Vec::new();
+            matcher.matches(&set, &facts, Matching::All, &mut hits);
+            let plain: Vec<usize> = rules.iter().enumerate()
+                .filter(|(_, text)| plainly(&parse::condition(text).unwrap(), &names, &lists, &facts))
+                .map(|(at, _)| at).collect();
+            prop_assert_eq!(hits, plain);
+        }
+    }
+
+    #[test]
+    fn hostile_files_never_panic(text in "(- (rule|list|macro|required_engine_version|items|condition|exceptions|override): ?[-a-z.=()'\"\\[\\]{}%*&!|> 0-9]{0,20}\n( {2}[a-z]{1,9}: [-a-z.=()'\"\\[\\]{}%*&!|> 0-9]{0,20}\n){0,3}){0,4}") {
+        let _ = load(&text);
+    }
+
+    #[test]
+    fn any_text_as_a_file_never_panics(text in "\\PC{0,200}") {
+        let _ = load(&text);
+        let _ = load(&(rule("r", "proc.pid = 1") + &text));
     }
 }
