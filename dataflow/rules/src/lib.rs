@@ -12,6 +12,8 @@ mod ast;
 mod check;
 mod error;
 mod event;
+#[cfg(test)]
+mod event_tests;
 mod exception;
 mod fields;
 mod graph;
