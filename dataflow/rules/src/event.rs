@@ -394,7 +394,7 @@ fn tty(name: &str) -> i64 {
     let number = |text: &str| text.parse::<i64>().ok();
     let known = number(name).or_else(|| Some((136 << 8) + number(name.strip_prefix("pts/")?)?));
     // Any other terminal is one: rules only ask whether it is 0.
-    known.or_else(|| Some((4 << 8) + number(name.strip_prefix("tty")?)?)).unwrap_or(i64::from(!name.is_empty()))
+    known.or_else(|| Some((4 << 8) + number(name.strip_prefix("tty")?)?)).unwrap_or_else(|| i64::from(!name.is_empty()))
 }
 
 const NS_PER_S: i64 = 1_000_000_000;

@@ -2,13 +2,16 @@
 //!
 //! A node's number is higher than the numbers of its parts. A macro is one node for all rules that use it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use weir_schema::Kind;
 
 use crate::ast::Op;
-use crate::check::{Check, Key, Right};
+use crate::check::{Check, Key, Of, Right};
 use crate::error::{Fault, Why};
 use crate::fields::Field;
 use crate::limits::{GRAPH_NODES_MAX, OPERANDS_MAX};
+use crate::names::calls;
 use crate::value::FieldSource;
 
 /// Number of a node.
@@ -63,7 +66,7 @@ impl Graph {
     }
 
     fn group(&mut self, mut parts: Vec<NodeId>, node: impl Fn(Box<[NodeId]>) -> Node) -> Result<NodeId, Fault> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         parts.retain(|part| seen.insert(*part));
         if parts.len() == 1 { Ok(parts[0]) } else { self.node(node(parts.into())) }
     }
@@ -126,10 +129,10 @@ impl Graph {
         holds
     }
 
-    /// Every field that a node reads, in order of names, each once.
-    pub(crate) fn fields(&self, id: NodeId) -> Vec<Field> {
-        let mut fields = std::collections::BTreeSet::new();
-        let mut seen = std::collections::HashSet::new();
+    /// Every comparison below a node, each once.
+    fn comparisons(&self, id: NodeId) -> Vec<&Key> {
+        let mut keys = Vec::new();
+        let mut seen = HashSet::new();
         let mut todo = vec![id];
         while let Some(id) = todo.pop() {
             if !seen.insert(id) {
@@ -138,17 +141,37 @@ impl Graph {
             match &self.nodes[id.0 as usize] {
                 Node::And(parts) | Node::Or(parts) => todo.extend(parts),
                 Node::Not(part) => todo.push(*part),
-                Node::Check(check) => {
-                    let key = &self.checks[*check as usize].key;
-                    let mut add = |field: &Field| _ = fields.insert(field.clone());
-                    key.left.fields(&mut add);
-                    if let Right::Of(of) = &key.right {
-                        of.fields(&mut add);
-                    }
-                }
+                Node::Check(check) => keys.push(&self.checks[*check as usize].key),
+            }
+        }
+        keys
+    }
+
+    /// Every field that a node reads, in order of names, each once.
+    pub(crate) fn fields(&self, id: NodeId) -> Vec<Field> {
+        let mut fields = BTreeSet::new();
+        for key in self.comparisons(id) {
+            let mut add = |field: &Field| _ = fields.insert(field.clone());
+            key.left.fields(&mut add);
+            if let Right::Of(of) = &key.right {
+                of.fields(&mut add);
             }
         }
         fields.into_iter().collect()
+    }
+
+    /// Event types that a node asks for, of comparisons none of whose types is collected.
+    pub(crate) fn types_lacking(&self, id: NodeId) -> Vec<String> {
+        let is_collected = |name: &String| Kind::ALL.iter().any(|kind| calls(*kind).contains(&name.as_str()));
+        let mut lacking = BTreeSet::new();
+        for key in self.comparisons(id) {
+            if let (true, Op::Eq | Op::In, Right::Texts(texts)) = (is_type(key), key.op, &key.right)
+                && !texts.iter().any(is_collected)
+            {
+                lacking.extend(texts.iter().cloned());
+            }
+        }
+        lacking.into_iter().collect()
     }
 
     /// Whether events of all types have to be tried: nothing in the condition's positive part asks for `evt.type`.
@@ -168,9 +191,7 @@ impl Graph {
             Node::Not(part) => self.types(*part, !negated, depth + 1),
             Node::Check(check) => {
                 let key = &self.checks[*check as usize].key;
-                let mut of_type = false;
-                key.left.fields(&mut |field| of_type |= field.def().name == "evt.type");
-                of_type && (if negated { key.op == Op::Ne } else { matches!(key.op, Op::Eq | Op::In) })
+                is_type(key) && (if negated { key.op == Op::Ne } else { matches!(key.op, Op::Eq | Op::In) })
             }
         }
     }
@@ -179,6 +200,10 @@ impl Graph {
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.nodes.len(), self.checks.len())
     }
+}
+
+fn is_type(key: &Key) -> bool {
+    matches!(&key.left, Of::Field(field) if field.def().name == "evt.type")
 }
 
 /// How deep a search for event types goes; without sharing it could take long on purpose-built rules.

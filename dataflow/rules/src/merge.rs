@@ -51,28 +51,34 @@ impl Catalog {
     pub(crate) fn take(&mut self, name: &str, text: &str) {
         let file = Place { file: name.into(), line: 1 };
         match yaml::parse(&file, text) {
-            Ok(documents) => documents.iter().for_each(|document| self.document(&file, document)),
+            Ok(documents) => _ = documents.iter().all(|document| self.document(&file, document)),
             Err(error) => self.errors.push(error),
         }
     }
 
-    fn document(&mut self, file: &Place, document: &Node) {
+    /// Takes a document; false if the rest of the file must not be read: it is for a newer engine.
+    fn document(&mut self, file: &Place, document: &Node) -> bool {
         let items = match &document.value {
             Yaml::Seq(items) => items,
-            Yaml::Null => return,
+            Yaml::Null => return true,
             _ => {
                 let place = Place { line: document.line, ..file.clone() };
                 let cure = "begin each item with - rule:, - macro: or - list:";
                 self.errors.push(Error::new(Why::Yaml, &place, "the file is no array of items", cure));
-                return;
+                return true;
             }
         };
         for node in items {
             let taken = item::read(file, node).and_then(|item| self.item(item));
             if let Err(error) = taken {
+                let is_version = error.why == Why::Version;
                 self.errors.push(error);
+                if is_version {
+                    return false;
+                }
             }
         }
+        true
     }
 
     fn item(&mut self, item: Item) -> Result<(), Error> {

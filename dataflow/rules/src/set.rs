@@ -1,6 +1,8 @@
 //! A set of rules, loaded from files and ready to meet events.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::{Error, Place, Why};
 use crate::fields::Field;
@@ -77,6 +79,8 @@ pub struct Rule {
     pub output: Template,
     /// Fields of its condition that the collector does not supply: comparisons with them are false.
     pub condition_lacks: Vec<Field>,
+    /// Values of `evt.type` that it asks for, where none of those it asks for together stands for a kind of event.
+    pub types_lacking: Vec<String>,
     /// Fields that only its output prints and the collector does not supply.
     pub output_lacks: Vec<Field>,
     node: NodeId,
@@ -85,7 +89,15 @@ pub struct Rule {
 impl Rule {
     /// Whether its whole condition can be evaluated.
     pub fn is_fully_evaluable(&self) -> bool {
-        self.condition_lacks.is_empty()
+        self.condition_lacks.is_empty() && self.types_lacking.is_empty()
+    }
+
+    /// What `weir rules check` says of it: `ok`, or `partly: ` and what is not supplied.
+    pub fn verdict(&self) -> String {
+        let fields = self.condition_lacks.iter().map(|field| format!("field {field} is not supplied"));
+        let types = self.types_lacking.iter().map(|name| format!("events of type {name} are not collected"));
+        let lacks: Vec<String> = fields.chain(types).collect();
+        if lacks.is_empty() { "ok".to_owned() } else { format!("partly: {}", lacks.join(", ")) }
     }
 }
 
@@ -152,7 +164,12 @@ impl RuleSet {
     /// Loads files, given as name and text, in their order. Never fails as a whole: what is wrong stands in `errors`.
     pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut catalog = Catalog::default();
-        files.into_iter().for_each(|(name, text)| catalog.take(name, text));
+        let mut order: HashMap<Arc<str>, usize> = HashMap::new();
+        for (name, text) in files {
+            let next = order.len();
+            order.entry(name.into()).or_insert(next);
+            catalog.take(name, text);
+        }
         let Catalog { lists, macros, rules: texts, plugins, mut errors, mut notices, .. } = catalog;
         let mut resolver = Resolver::new(&lists, &macros, &mut errors);
         let mut rules = Vec::with_capacity(texts.len());
@@ -177,13 +194,15 @@ impl RuleSet {
                 Err(error) => errors.push(error.about("rule", &text.name)),
             }
         }
+        errors.sort_by_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
         Self { rules, errors, notices, plugins, graph: resolver.graph }
     }
 
     /// Disables the rules that are not selected; an enabled rule stays enabled only if it is.
     pub fn select(&mut self, selection: &Selection) -> Result<(), Contradiction> {
         let Selection { tags_on, tags_off, rules_off, .. } = selection;
-        if !tags_on.is_empty() && !(tags_off.is_empty() && rules_off.is_empty()) {
+        let leaves_out = !tags_off.is_empty() || !rules_off.is_empty();
+        if leaves_out && !tags_on.is_empty() {
             return Err(Contradiction);
         }
         let off: Vec<Glob> = rules_off.iter().map(|pattern| Glob::new(pattern)).collect();
@@ -226,6 +245,7 @@ fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
         source: text.source.clone(),
         enabled: text.enabled,
         output,
+        types_lacking: resolver.graph.types_lacking(node),
         condition_lacks,
         output_lacks,
         node,

@@ -292,6 +292,23 @@ fn the_first_rule_or_all_of_them() {
 }
 
 #[test]
+fn what_is_not_supplied_is_named_and_the_rule_loads() {
+    let verdict = |condition: &str| load(&rule("r", condition)).rules[0].verdict();
+    assert_eq!(verdict("evt.type in (execve, madvise) and proc.name = a"), "ok");
+    assert_eq!(verdict("evt.type = open and container.privileged = true"), "partly: field container.privileged is not supplied");
+    assert_eq!(verdict("evt.type = madvise"), "partly: events of type madvise are not collected");
+}
+
+#[test]
+fn a_file_for_a_newer_engine_is_not_read_on() {
+    let newer = "- required_engine_version: 0.99.0\n".to_owned() + &rule("r", "m");
+    let other = rule("s", "n");
+    let set = RuleSet::load([("b.yaml", newer.as_str()), ("a.yaml", other.as_str())]);
+    let told: Vec<(Why, &str)> = set.errors.iter().map(|error| (error.why, &*error.place.file)).collect();
+    assert_eq!(told, [(Why::Version, "b.yaml"), (Why::UnknownMacro, "a.yaml")]);
+}
+
+#[test]
 fn what_rules_share_is_computed_once() {
     let mut file = "- macro: m\n  condition: proc.name in (a, b) and not fd.name startswith /x\n".to_owned();
     for number in 0..100 {
