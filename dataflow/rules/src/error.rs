@@ -81,11 +81,21 @@ pub(crate) struct Fault {
     pub(crate) why: Why,
     pub(crate) what: String,
     pub(crate) cure: String,
+    /// Whether `what` already names the macro or list it came through.
+    is_named: bool,
 }
 
 impl Fault {
     pub(crate) fn new(why: Why, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { why, what: what.into(), cure: cure.into() }
+        Self { why, what: what.into(), cure: cure.into(), is_named: false }
+    }
+
+    /// The same fault as who names `item` sees it. Only the item where it arose is named, however long the way.
+    pub(crate) fn through(&self, item: &str, name: &str) -> Self {
+        if self.is_named {
+            return self.clone();
+        }
+        Self { what: format!("the {item} {} is wrong: {}", shown(name), self.what), is_named: true, ..self.clone() }
     }
 
     pub(crate) fn at(self, place: &Place) -> Error {

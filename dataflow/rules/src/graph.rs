@@ -10,8 +10,9 @@ use crate::ast::Op;
 use crate::check::{Check, Key, Of, Right};
 use crate::error::{Fault, Why};
 use crate::fields::Field;
-use crate::limits::{GRAPH_NODES_MAX, OPERANDS_MAX};
+use crate::limits::{EXPANDED_DEPTH_MAX, GRAPH_NODES_MAX, OPERANDS_MAX};
 use crate::names::calls;
+use crate::resolve::too_deep;
 use crate::value::FieldSource;
 
 /// Number of a node.
@@ -30,6 +31,8 @@ enum Node {
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     nodes: Vec<Node>,
+    /// How deep evaluation of each node goes, itself counted.
+    depths: Vec<usize>,
     known: HashMap<Node, NodeId>,
     checks: Vec<Check>,
     known_checks: HashMap<Key, u32>,
@@ -104,6 +107,16 @@ impl Graph {
             let what = format!("all rules together have more than {GRAPH_NODES_MAX} expressions");
             return Err(Fault::new(Why::Limit, what, "load fewer rules"));
         }
+        let depth = |part: &NodeId| self.depths[part.0 as usize];
+        let below = match &node {
+            Node::And(parts) | Node::Or(parts) => parts.iter().map(depth).max().unwrap_or(0),
+            Node::Not(part) => depth(part),
+            Node::Check(_) => 0,
+        };
+        if below >= EXPANDED_DEPTH_MAX {
+            return Err(too_deep());
+        }
+        self.depths.push(below + 1);
         let id = NodeId(self.nodes.len() as u32);
         self.nodes.push(node.clone());
         self.known.insert(node, id);
@@ -129,19 +142,19 @@ impl Graph {
         holds
     }
 
-    /// Every comparison below a node, each once.
-    fn comparisons(&self, id: NodeId) -> Vec<&Key> {
+    /// Every comparison below a node, once as it stands and once negated if it occurs so.
+    fn comparisons(&self, id: NodeId) -> Vec<(&Key, Sign)> {
         let mut keys = Vec::new();
         let mut seen = HashSet::new();
-        let mut todo = vec![id];
-        while let Some(id) = todo.pop() {
-            if !seen.insert(id) {
+        let mut todo = vec![(id, Sign::Plain)];
+        while let Some((id, sign)) = todo.pop() {
+            if !seen.insert((id, sign)) {
                 continue;
             }
             match &self.nodes[id.0 as usize] {
-                Node::And(parts) | Node::Or(parts) => todo.extend(parts),
-                Node::Not(part) => todo.push(*part),
-                Node::Check(check) => keys.push(&self.checks[*check as usize].key),
+                Node::And(parts) | Node::Or(parts) => todo.extend(parts.iter().map(|part| (*part, sign))),
+                Node::Not(part) => todo.push((*part, sign.turned())),
+                Node::Check(check) => keys.push((&self.checks[*check as usize].key, sign)),
             }
         }
         keys
@@ -150,7 +163,7 @@ impl Graph {
     /// Every field that a node reads, in order of names, each once.
     pub(crate) fn fields(&self, id: NodeId) -> Vec<Field> {
         let mut fields = BTreeSet::new();
-        for key in self.comparisons(id) {
+        for (key, _) in self.comparisons(id) {
             let mut add = |field: &Field| _ = fields.insert(field.clone());
             key.left.fields(&mut add);
             if let Right::Of(of) = &key.right {
@@ -164,8 +177,8 @@ impl Graph {
     pub(crate) fn types_lacking(&self, id: NodeId) -> Vec<String> {
         let is_collected = |name: &String| Kind::ALL.iter().any(|kind| calls(*kind).contains(&name.as_str()));
         let mut lacking = BTreeSet::new();
-        for key in self.comparisons(id) {
-            if let (true, Op::Eq | Op::In, Right::Texts(texts)) = (is_type(key), key.op, &key.right)
+        for (key, sign) in self.comparisons(id) {
+            if let (true, Op::Eq | Op::In, Right::Texts(texts)) = (is_type(key) && sign == Sign::Plain, key.op, &key.right)
                 && !texts.iter().any(is_collected)
             {
                 lacking.extend(texts.iter().cloned());
@@ -199,6 +212,19 @@ impl Graph {
     /// Nodes and distinct checks.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.nodes.len(), self.checks.len())
+    }
+}
+
+/// Whether an even or an odd number of `not` stands above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Sign {
+    Plain,
+    Negated,
+}
+
+impl Sign {
+    fn turned(self) -> Self {
+        if self == Self::Plain { Self::Negated } else { Self::Plain }
     }
 }
 

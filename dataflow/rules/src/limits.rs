@@ -10,8 +10,10 @@ pub const YAML_NODES_MAX: usize = 1_000_000;
 pub const CONDITION_BYTES_MAX: usize = 1 << 20;
 /// Depth of parentheses, `not` and transformers in one condition. Falco's own parser stops at 100.
 pub const CONDITION_DEPTH_MAX: usize = 100;
-/// Depth of macros that name macros, and of lists that name lists.
-pub const NAMING_DEPTH_MAX: usize = 64;
+/// Depth of lists that name lists.
+pub const LIST_DEPTH_MAX: usize = 64;
+/// Depth of a condition with its macros written out: evaluation recurses as deep.
+pub const EXPANDED_DEPTH_MAX: usize = 500;
 /// Values of one list after the lists it names are spliced in.
 pub const LIST_ITEMS_MAX: usize = 100_000;
 /// Nodes of the graph of all rules.

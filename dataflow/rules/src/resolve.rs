@@ -11,7 +11,7 @@ use crate::check::{Key, Of, Right};
 use crate::error::{Error, Fault, Place, Why, shown};
 use crate::fields::Field;
 use crate::graph::{Graph, NodeId};
-use crate::limits::{LIST_ITEMS_MAX, NAMING_DEPTH_MAX};
+use crate::limits::{EXPANDED_DEPTH_MAX, LIST_DEPTH_MAX, LIST_ITEMS_MAX};
 use crate::parse;
 
 /// A list as files have it.
@@ -98,8 +98,8 @@ impl Resolver {
             let what = format!("the list names itself: {} → {}", path.join(" → "), name);
             return Err(Fault::new(Why::Cycle, what, "remove one of these names from the items"));
         }
-        if path.len() >= NAMING_DEPTH_MAX {
-            let what = format!("lists name lists deeper than {NAMING_DEPTH_MAX}");
+        if path.len() >= LIST_DEPTH_MAX {
+            let what = format!("lists name lists deeper than {LIST_DEPTH_MAX}");
             return Err(Fault::new(Why::Limit, what, "write the inner lists out"));
         }
         path.push(name.to_owned());
@@ -129,24 +129,17 @@ impl Resolver {
                 return Err(Fault::new(Why::UnknownMacro, what, "define it, correct its name, or load the file that has it"));
             }
             Some(State::Done(id)) => return Ok(*id),
-            Some(State::Refused(fault)) => {
-                let what = format!("the macro {} is wrong: {}", shown(name), fault.what);
-                return Err(Fault { what, ..fault.clone() });
-            }
+            Some(State::Refused(fault)) => return Err(fault.through("macro", name)),
             Some(State::Busy) => {
                 let what = format!("the macro {} names itself", shown(name));
                 return Err(Fault::new(Why::Cycle, what, "remove it from its own condition and from the macros there"));
-            }
-            Some(State::Parsed(_)) if depth >= NAMING_DEPTH_MAX => {
-                let what = format!("macros name macros deeper than {NAMING_DEPTH_MAX}");
-                return Err(Fault::new(Why::Limit, what, "write the inner macros out"));
             }
             Some(State::Parsed(_)) => {}
         }
         let Some(State::Parsed(expr)) = self.macros.insert(name.to_owned(), State::Busy) else {
             unreachable!("the state was just matched")
         };
-        let node = self.node(&expr, depth + 1);
+        let node = self.node(&expr, depth);
         let state = match &node {
             Ok(id) => State::Done(*id),
             Err(fault) => State::Refused(fault.clone()),
@@ -160,7 +153,11 @@ impl Resolver {
         self.node(expr, 0)
     }
 
-    fn node(&mut self, expr: &Expr, depth: usize) -> Result<NodeId, Fault> {
+    fn node(&mut self, expr: &Expr, above: usize) -> Result<NodeId, Fault> {
+        let depth = above + 1;
+        if depth > EXPANDED_DEPTH_MAX {
+            return Err(too_deep());
+        }
         match expr {
             Expr::And(parts) => {
                 let parts = parts.iter().map(|part| self.node(part, depth)).collect::<Result<_, _>>()?;
@@ -182,10 +179,7 @@ impl Resolver {
     /// The values of a list; `None` if it is none.
     fn values(&self, name: &str) -> Result<Option<&[String]>, Fault> {
         match self.refused.get(name) {
-            Some(fault) => {
-                let what = format!("the list {} is wrong: {}", shown(name), fault.what);
-                Err(Fault { what, ..fault.clone() })
-            }
+            Some(fault) => Err(fault.through("list", name)),
             None => Ok(self.lists.get(name).map(Vec::as_slice)),
         }
     }
@@ -259,6 +253,12 @@ impl Resolver {
             }
         }
     }
+}
+
+/// A condition is deeper than evaluation may go.
+pub(crate) fn too_deep() -> Fault {
+    let what = format!("the condition is nested deeper than {EXPANDED_DEPTH_MAX} with its macros written out");
+    Fault::new(Why::Limit, what, "name fewer macros within macros")
 }
 
 /// A term with its fields found in the table.

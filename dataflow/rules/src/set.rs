@@ -194,7 +194,7 @@ impl RuleSet {
                 Err(error) => errors.push(error.about("rule", &text.name)),
             }
         }
-        errors.sort_by_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
+        errors.sort_by_cached_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
         Self { rules, errors, notices, plugins, graph: resolver.graph }
     }
 

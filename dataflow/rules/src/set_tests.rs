@@ -296,6 +296,7 @@ fn what_is_not_supplied_is_named_and_the_rule_loads() {
     let verdict = |condition: &str| load(&rule("r", condition)).rules[0].verdict();
     assert_eq!(verdict("evt.type in (execve, madvise) and proc.name = a"), "ok");
     assert_eq!(verdict("evt.type = open and container.privileged = true"), "partly: field container.privileged is not supplied");
+    assert_eq!(verdict("evt.type = execve and not evt.type = madvise"), "ok");
     assert_eq!(verdict("evt.type = madvise"), "partly: events of type madvise are not collected");
 }
 
@@ -366,11 +367,23 @@ fn names_cannot_multiply_or_nest_without_bound() {
     let set = load(&(macros.clone() + &rule("r", "m39")));
     assert_eq!((set.errors.len(), set.size().1), (0, 79));
     assert_eq!(hits(&set, &Facts::new(&[("proc.pid", "0"), ("proc.ppid", "0")]), Matching::First), ["r"]);
-    for level in 40..200 {
-        macros += &format!("- macro: m{level}\n  condition: m{} and proc.pid = 1\n", level - 1);
+    // Long chains of macros, in the order of their use and against it.
+    let chain: Vec<String> = (1..2_000)
+        .map(|level| {
+            format!(
+                "- macro: d{level}\n  condition: {} or d{} and proc.pid = {level}\n",
+                "(m0 and ".repeat(9) + "m0" + &")".repeat(9),
+                level - 1
+            )
+        })
+        .collect();
+    let first = "- macro: d0\n  condition: proc.pid = 0\n- macro: m0\n  condition: proc.pid = 1\n";
+    for text in [chain.concat(), chain.iter().rev().map(String::as_str).collect()] {
+        let set = load(&(first.to_owned() + &text + &rule("r", "d1999") + &rule("s", "d20")));
+        assert!(!set.errors.is_empty() && set.errors.iter().all(|error| error.why == Why::Limit));
+        let set = load(&(first.to_owned() + &text + &rule("s", "d20")));
+        assert!(hits(&set, &Facts::new(&[("proc.pid", "5")]), Matching::All).is_empty());
     }
-    let reversed: String = macros.split_inclusive("\n").collect::<Vec<_>>().chunks(2).rev().flatten().copied().collect();
-    assert!(load(&reversed).errors.iter().all(|error| error.why == Why::Limit));
     let wide = rule("r", &vec!["proc.pid = 1"; 100_000].join(" or "));
     assert_eq!(load(&wide).errors[0].why, Why::Limit);
 }
