@@ -4,6 +4,9 @@
 //! (macros, lists, fields, exceptions) → `graph` (equal expressions once) → `Matcher` (each once per event). What fields
 //! mean stands in one table, `fields`; what an event of ours has for them in `event`.
 //!
+//! Chosen, and not compared with a running Falco: `regex` matches the whole text, `oneof` means exactly one, an unset field
+//! makes `!=` false, macros and lists may be defined after their use, a rule that is wrong leaves the others loaded.
+//!
 //! Promise: no text makes it panic or grow without bound (`limits`); what is refused is refused by file, line and cure.
 
 #![forbid(unsafe_code)]
