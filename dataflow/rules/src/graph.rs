@@ -142,6 +142,14 @@ impl Graph {
         holds
     }
 
+    /// A part that has to hold wherever the node holds: the first of its conjunction, or the node itself.
+    pub(crate) fn guard(&self, mut id: NodeId) -> NodeId {
+        while let Node::And(parts) = &self.nodes[id.0 as usize] {
+            id = parts[0];
+        }
+        id
+    }
+
     /// Every comparison below a node, once as it stands and once negated if it occurs so.
     fn comparisons(&self, id: NodeId) -> Vec<(&Key, Sign)> {
         let mut keys = Vec::new();

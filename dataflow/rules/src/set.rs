@@ -1,6 +1,6 @@
 //! A set of rules, loaded from files and ready to meet events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -158,6 +158,8 @@ pub struct RuleSet {
     /// Plugins that the files want: name and version. `container` is built in here.
     pub plugins: Vec<(String, String)>,
     graph: Graph,
+    /// Rules by what they all begin with, mostly the event's type: where that does not hold, none of them is tried.
+    groups: Vec<(NodeId, Vec<usize>)>,
 }
 
 impl RuleSet {
@@ -195,7 +197,8 @@ impl RuleSet {
             }
         }
         errors.sort_by_cached_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
-        Self { rules, errors, notices, plugins, graph: resolver.graph }
+        let groups = groups(&rules, &resolver.graph);
+        Self { rules, errors, notices, plugins, graph: resolver.graph, groups }
     }
 
     /// Disables the rules that are not selected; an enabled rule stays enabled only if it is.
@@ -220,6 +223,14 @@ impl RuleSet {
     pub fn size(&self) -> (usize, usize) {
         self.graph.size()
     }
+}
+
+fn groups(rules: &[Rule], graph: &Graph) -> Vec<(NodeId, Vec<usize>)> {
+    let mut groups: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+    for (at, rule) in rules.iter().enumerate() {
+        groups.entry(graph.guard(rule.node)).or_default().push(at);
+    }
+    groups.into_iter().collect()
 }
 
 fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
@@ -263,14 +274,25 @@ impl Matcher {
     /// `Matching::First`. A matcher stays with one set.
     pub fn matches(&mut self, set: &RuleSet, source: &(impl FieldSource + ?Sized), matching: Matching, hits: &mut Vec<usize>) {
         self.memo.next(&set.graph);
-        for (at, rule) in set.rules.iter().enumerate() {
-            if rule.enabled && set.graph.holds(rule.node, source, &mut self.memo) {
-                hits.push(at);
-                if matching == Matching::First {
-                    return;
+        let begin = hits.len();
+        for (guard, rules) in &set.groups {
+            if !set.graph.holds(*guard, source, &mut self.memo) {
+                continue;
+            }
+            for at in rules {
+                // Groups are not in the order of rules: with `First` only an earlier rule can still win.
+                let is_late = matching == Matching::First && hits.get(begin).is_some_and(|first| first < at);
+                let rule = &set.rules[*at];
+                if is_late || !rule.enabled || !set.graph.holds(rule.node, source, &mut self.memo) {
+                    continue;
                 }
+                if matching == Matching::First {
+                    hits.truncate(begin);
+                }
+                hits.push(*at);
             }
         }
+        hits[begin..].sort_unstable();
     }
 
     /// Comparisons computed so far: without sharing it would be one for every mention.

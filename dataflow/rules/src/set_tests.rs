@@ -462,7 +462,10 @@ proptest! {
             let plain: Vec<usize> = rules.iter().enumerate()
                 .filter(|(_, text)| plainly(&parse::condition(text).unwrap(), &names, &lists, &facts))
                 .map(|(at, _)| at).collect();
-            prop_assert_eq!(hits, plain);
+            prop_assert_eq!(&hits, &plain);
+            let mut first = vec![7];
+            matcher.matches(&set, &facts, Matching::First, &mut first);
+            prop_assert_eq!(&first[1..], &plain[..plain.len().min(1)]);
         }
     }
 
