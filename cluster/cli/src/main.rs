@@ -16,6 +16,7 @@ mod ca;
 mod cluster;
 mod demo;
 mod node;
+mod rules;
 mod sql;
 mod token;
 mod when;
@@ -51,6 +52,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Verify, search, export and import the record
     Archive(archive::Arguments),
+    /// Check Falco rule files, and run them over a recording
+    Rules(rules::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Agents(arguments) => agents::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
+        Command::Rules(arguments) => rules::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "weir",
-        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-archive weir-query weir-cluster weir-loadtest",
+        "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-rules weir-dataflow weir-archive weir-query weir-cluster weir-loadtest",
     ),
 ];
 
