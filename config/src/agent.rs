@@ -96,6 +96,8 @@ pub struct Collector {
     pub cgroup: bool,
     /// Which file opens leave the kernel.
     pub open: OpenFilter,
+    /// Which system calls are told, and how many.
+    pub calls: CallFilter,
     /// Size of the ring between kernel and agent, in bytes; a power of two.
     ///
     /// Default 8388608 (8 MiB: 50,000 execs of a burst before the agent is scheduled), from 256 KiB to 256 MiB.
@@ -127,6 +129,36 @@ impl Default for OpenFilter {
     }
 }
 
+/// Which sensitive system calls are sent. Filtered in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFilter {
+    /// ptrace, credentials, namespaces, mounts, memfd, bpf, modules, raw sockets, signals to other processes, sockets put in the place
+    /// of standard input and output, userfaultfd, io_uring. Default true.
+    pub security: bool,
+    /// unlink, rename, link, symlink, chmod, chown, mkdir, truncate. Default true.
+    pub changes: bool,
+    /// Memory mapped or protected writable and executable at once. Default true; it costs every mmap and mprotect of the host a little.
+    pub memory: bool,
+    /// Attempts to load modules where the kernel cannot load any. Default true; there, and only there, it costs every system call of the
+    /// host some 50 ns.
+    pub absent_modules: bool,
+    /// Calls of one name that one process may make in a second and that are told; more are counted, and told as lost.
+    ///
+    /// Default 100 (a debugger or a supervisor at work stays whole, a loop does not fill the ring), from 1 to 1000000.
+    pub per_second_max: u32,
+    /// The same for `changes`. One that sets a set-user-id or set-group-id bit is told whatever the limit.
+    ///
+    /// Default 100 (a deletion of a tree is seen, not each of its files), from 1 to 1000000.
+    pub changes_per_second_max: u32,
+}
+
+impl Default for CallFilter {
+    fn default() -> Self {
+        let (per_second_max, changes_per_second_max) = (CALLS_PER_SECOND as u32, CALLS_PER_SECOND as u32);
+        Self { security: true, changes: true, memory: true, absent_modules: true, per_second_max, changes_per_second_max }
+    }
+}
+
 impl Default for Collector {
     fn default() -> Self {
         Self {
@@ -136,6 +168,7 @@ impl Default for Collector {
             file: true,
             cgroup: true,
             open: OpenFilter::default(),
+            calls: CallFilter::default(),
             ring_bytes: RING_BYTES as u32,
             poll_interval_ms: POLL_INTERVAL_MS,
             cgroup_root: "/sys/fs/cgroup".into(),
@@ -212,6 +245,7 @@ struct RawCollector {
     file: Option<bool>,
     cgroup: Option<bool>,
     open: RawOpenFilter,
+    calls: RawCallFilter,
     ring_bytes: Option<i64>,
     poll_interval_ms: Option<i64>,
     cgroup_root: Option<PathBuf>,
@@ -223,6 +257,17 @@ struct RawCollector {
 struct RawOpenFilter {
     writes: Option<bool>,
     prefixes: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCallFilter {
+    security: Option<bool>,
+    changes: Option<bool>,
+    memory: Option<bool>,
+    absent_modules: Option<bool>,
+    per_second_max: Option<i64>,
+    changes_per_second_max: Option<i64>,
 }
 
 impl RawAgent {
@@ -286,10 +331,28 @@ impl RawCollector {
             file: self.file.unwrap_or(default.file),
             cgroup: self.cgroup.unwrap_or(default.cgroup),
             open: self.open.check(document)?,
+            calls: self.calls.check(document)?,
             ring_bytes: ring_bytes as u32,
             poll_interval_ms: document.number(key, self.poll_interval_ms, POLL_INTERVAL_MS, 50..=60_000)?,
             cgroup_root: path("collector.cgroup_root", self.cgroup_root, default.cgroup_root)?,
             proc_root: path("collector.proc_root", self.proc_root, default.proc_root)?,
+        })
+    }
+}
+
+impl RawCallFilter {
+    fn check(self, document: &Document) -> Result<CallFilter, Error> {
+        let default = CallFilter::default();
+        let limit = |key: &str, raw: Option<i64>| {
+            document.number(&format!("collector.calls.{key}"), raw, CALLS_PER_SECOND, 1..=1_000_000).map(|limit| limit as u32)
+        };
+        Ok(CallFilter {
+            security: self.security.unwrap_or(default.security),
+            changes: self.changes.unwrap_or(default.changes),
+            memory: self.memory.unwrap_or(default.memory),
+            absent_modules: self.absent_modules.unwrap_or(default.absent_modules),
+            per_second_max: limit("per_second_max", self.per_second_max)?,
+            changes_per_second_max: limit("changes_per_second_max", self.changes_per_second_max)?,
         })
     }
 }
@@ -325,6 +388,7 @@ const CREDENTIAL_PREFIXES: [&str; 10] = [
     "/root/.kube/",
     "/var/run/secrets/",
 ];
+const CALLS_PER_SECOND: u64 = 100;
 const RING_BYTES: u64 = 8 << 20;
 const POLL_INTERVAL_MS: u64 = 500;
 /// Most nodes an agent is told of.

@@ -28,7 +28,7 @@ mod tls;
 use std::path::Path;
 
 pub use address::HostPort;
-pub use agent::{AgentConfig, BatchLimits, Collector, OpenFilter, SpoolLimits, TransportChoice};
+pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;

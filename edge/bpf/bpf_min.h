@@ -43,6 +43,7 @@ static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
 static long (*const bpf_probe_read_user)(void *dst, u32 size, const void *src) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
+static long (*const bpf_probe_read_user_str)(void *dst, u32 size, const void *src) = (void *)114;
 static long (*const bpf_probe_read_kernel_str)(void *dst, u32 size, const void *src) = (void *)115;
 static u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 static long (*const bpf_seq_write)(void *seq, const void *from, u32 size) = (void *)127;
@@ -89,7 +90,7 @@ struct net { struct ns_common ns; } CORE;
 struct nsproxy { struct mnt_namespace *mnt_ns; struct net *net_ns; } CORE;
 struct upid { int nr; struct pid_namespace *ns; } CORE;
 struct pid { u32 level; struct upid numbers[1]; } CORE;
-struct cred { kuid_t uid; kgid_t gid; kuid_t euid; kernel_cap_t cap_effective; } CORE;
+struct cred { kuid_t uid; kgid_t gid; kuid_t euid; kgid_t egid; kernel_cap_t cap_effective; } CORE;
 struct mm_struct { unsigned long arg_start, arg_end; struct file *exe_file; } CORE;
 struct tty_struct { char name[64]; } CORE;
 typedef struct { int counter; } atomic_t;
@@ -101,7 +102,9 @@ struct signal_struct {
 	struct pid *pids[4];
 	struct tty_struct *tty;
 } CORE;
+struct thread_info { u32 status; } CORE;
 struct task_struct {
+	struct thread_info thread_info;
 	int pid, tgid;
 	struct task_struct *real_parent, *group_leader;
 	u64 start_boottime;

@@ -1,4 +1,4 @@
-/* The kernel half of the agent: processes, TCP connections, file opens and cgroups, as records on one ring.
+/* The kernel half of the agent: processes, TCP connections, file opens, cgroups and sensitive system calls, as records on one ring.
  *
  * Promises: a record that finds no room is counted per kind in DROPS, never silently lost; the reader is woken once 64 KiB wait
  * (else it looks every 10 ms), which makes a record 2 to 12 times cheaper than a wake-up each; nothing is modified or refused.
@@ -19,7 +19,7 @@ struct prefix { u32 bits; u8 path[64]; };
 enum { PATH_END = PATH_MAX - 1 };
 struct scratch {
 	u8 path[PATH_MAX + 256]; /* built from PATH_END downwards */
-	union { struct exec exec; struct open open; struct group group; };
+	union { struct exec exec; struct open open; struct group group; struct call call; };
 	struct prefix prefix;
 };
 MAP(PERCPU_ARRAY, 1, u32, struct scratch) SCRATCH SEC(".maps");
@@ -169,3 +169,4 @@ INL u32 walk_into(u8 *to, struct scratch *s, struct path *path, u32 *cut, u32 *b
 #include "tcp.h"
 #include "file.h"
 #include "cgroup.h"
+#include "call.h"

@@ -2,7 +2,8 @@
  * change both in one commit. Every record begins with struct head and says its own size; text parts are not terminated. */
 #pragma once
 
-enum kind { K_NONE, K_EXEC, K_FORK, K_EXIT, K_TCP, K_OPEN, K_CGROUP, K_TASK, KINDS = 16 };
+enum kind { K_NONE, K_EXEC, K_FORK, K_EXIT, K_TCP, K_OPEN, K_CGROUP, K_TASK, K_CALL, K_CHANGE, KINDS = 16 };
+enum { K_CALL_LIMITED = K_CHANGE + 1, K_CHANGE_LIMITED }; /* of DROPS only: what a process made beyond its allowance */
 
 struct who { /* 80: a process, see `Who` in src/probe/raw.rs */
 	u64 start, parent_start, cgroup_v2, cgroup_v1;
@@ -76,4 +77,19 @@ struct group { /* 136 + path */
 	u64 id, task_start;
 	u32 op, hierarchy, task_pid, path_len, cut, pad;
 	u8 path[PATH_MAX];
+};
+
+enum { PATH_CUT = 1, BASE_CUT = 2, TO_CUT = 4, TO_BASE_CUT = 8, NO_ARGUMENTS = 16 };
+
+struct call { /* 336 + data: path, base, to, to_base one after the other; `src/probe/call.rs` */
+	struct head head;
+	u64 args[6];
+	s64 result;
+	u64 caps_before, caps, target_start, inode;
+	u32 before[4], after[4]; /* uid, euid, gid, egid */
+	u32 mnt_before, net_before, target_pid, call, flags, extra;
+	u16 path_len, base_len, to_len, to_base_len;
+	struct conn conn;
+	u8 text[16];
+	u8 data[4 * PATH_MAX];
 };

@@ -1,7 +1,9 @@
-//! What watching costs: CPU of an exec and of a connection without and with the programs attached, and nanoseconds per call.
+//! What watching costs: CPU of an exec, a connection, a pair of file changes and a call that nobody hooks, without and with the
+//! programs attached, and nanoseconds per call.
 //!
-//!     cargo run --release -p weir-edge --example overhead [EXECS] [CONNECTIONS]
+//!     cargo run --release -p weir-edge --example overhead [EXECS] [CONNECTIONS] [CHANGES] [CALLS]
 //!
+//! A count of 0 leaves that out.
 //! Needs root and BTF. The work is done by a child process whose CPU time the kernel reports exactly; runs without and with the
 //! programs take turns and the median of five counts, because the machine may be busy. A last run with `kernel.bpf_stats_enabled`
 //! (set back afterwards) gives the nanoseconds per call; it costs a little itself, so it is not part of the comparison.
@@ -19,11 +21,19 @@ fn main() -> anyhow::Result<ExitCode> {
     match args.first().map(String::as_str) {
         Some("spawn") => return work(number(1, 0), spawn),
         Some("connect") => return connections(number(1, 0)),
+        Some("change") => return changes(number(1, 0)),
+        Some("call") => return work(number(1, 0), call),
         _ => {}
     }
-    let plan = [("spawn", number(0, 2_000)), ("connect", number(1, 20_000))];
+    let plan = [
+        ("spawn", number(0, 2_000)),
+        ("connect", number(1, 20_000)),
+        ("change", number(2, 20_000)),
+        ("call", number(3, 1_000_000)),
+    ];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for (what, count) in plan {
+    let plan: Vec<_> = plan.into_iter().filter(|(_, count)| *count > 0).collect();
+    for &(what, count) in &plan {
         let (mut without, mut with, mut agent) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..5 {
             without.push(cpu_us(what, count)?);
@@ -127,6 +137,23 @@ fn work(count: u32, one: fn() -> anyhow::Result<()>) -> anyhow::Result<ExitCode>
 
 fn spawn() -> anyhow::Result<()> {
     anyhow::ensure!(Command::new("/bin/true").stdin(Stdio::null()).status()?.success(), "true is true");
+    Ok(())
+}
+
+/// A directory made and removed.
+fn changes(count: u32) -> anyhow::Result<ExitCode> {
+    let path = std::env::temp_dir().join(format!("weir-overhead-{}", std::process::id()));
+    for _ in 0..count {
+        std::fs::create_dir(&path)?;
+        std::fs::remove_dir(&path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A system call that no hook is on.
+fn call() -> anyhow::Result<()> {
+    // SAFETY: getppid takes nothing and cannot fail.
+    unsafe { libc::getppid() };
     Ok(())
 }
 

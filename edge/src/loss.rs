@@ -15,6 +15,8 @@ use crate::spool::Gap;
 pub enum Reason {
     /// The ring between kernel and agent had no room.
     RingFull,
+    /// A process made more of one kind than its allowance per second.
+    Limited,
     /// The kernel skipped a hook because a program was already at work on that CPU, and no other program stood in.
     KernelSkipped,
     /// A kernel record could not be decoded.
@@ -36,6 +38,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
+            Self::Limited => "limited",
             Self::KernelSkipped => "kernel_skipped",
             Self::Undecoded => "undecoded",
             Self::MemoryFull => "memory_full",
@@ -91,10 +94,14 @@ impl Losses {
             (Lane::Network.as_str(), now.tcp, old.tcp),
             ("open", now.open, old.open),
             ("cgroup", now.cgroup, old.cgroup),
+            (Lane::Security.as_str(), now.call, old.call),
+            (Lane::File.as_str(), now.change, old.change),
         ];
         for (class, now, old) in classes {
             self.add(class, Reason::RingFull, now.saturating_sub(old));
         }
+        self.add(Lane::Security.as_str(), Reason::Limited, now.call_limited.saturating_sub(old.call_limited));
+        self.add(Lane::File.as_str(), Reason::Limited, now.change_limited.saturating_sub(old.change_limited));
         self.add("any", Reason::KernelSkipped, now.skipped.saturating_sub(old.skipped));
         // Read while calls go on, `skipped` may fall a little behind for a moment: what is told once must not be told again.
         self.kernel.skipped = now.skipped.max(old.skipped);

@@ -3,6 +3,7 @@
 //! Promise: never blocks and never guesses. Unknown now is absent; what becomes known is on the next event. A record gives zero
 //! or more events: a cgroup's mkdir is a container's start, or nothing.
 
+mod call;
 pub mod cgroup;
 pub mod container;
 pub mod host;
@@ -98,6 +99,13 @@ impl Enricher {
                 let actor = self.processes.actor(who, &mut self.places, now_ns);
                 self.push(Kind::Open, now_ns, Some(who), Some(actor), open_fields(open), out);
             }
+            (What::Call(call), Some(who)) => {
+                let actor = self.processes.actor(who, &mut self.places, now_ns);
+                let target = call::target(call, who);
+                let target_exe = target.and_then(|pid| self.processes.by_pid(pid)?.process.exe.clone());
+                let fields = call::fields(call, who, target, target_exe, &mut self.texts);
+                self.push(call.name.kind(), now_ns, Some(who), Some(actor), fields, out);
+            }
             (What::Tcp(tcp), who) => {
                 let actor = who.as_ref().map(|who| self.processes.actor(who, &mut self.places, now_ns));
                 let Some((kind, fields)) = self.texts.tcp_fields(tcp, now_ns, actor.as_ref()) else { return };
@@ -105,7 +113,7 @@ impl Enricher {
             }
             (What::Cgroup(cgroup), who) => self.cgroup(cgroup, who.as_ref(), now_ns, out),
             // Without a process there is nobody to speak of.
-            (What::Exec(_) | What::Fork(_) | What::Exit(_) | What::Open(_), None) => {}
+            (What::Exec(_) | What::Fork(_) | What::Exit(_) | What::Open(_) | What::Call(_), None) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::call::call;
 use super::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, What, Who};
 
 /// Why a record is not an event.
@@ -57,6 +58,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawEvent, DecodeError> {
         K_TCP => What::Tcp(Box::new(tcp(record)?)),
         K_OPEN => What::Open(open(record)?),
         K_CGROUP => What::Cgroup(cgroup(record)?),
+        K_CALL | K_CHANGE => What::Call(Box::new(call(record)?)),
         kind => return Err(DecodeError::Kind(kind)),
     };
     let who = who(record)?;
@@ -171,7 +173,7 @@ fn tcp(record: Record<'_>) -> Result<Tcp, DecodeError> {
     })
 }
 
-fn address(family: u16, bytes: &[u8]) -> Result<IpAddr, DecodeError> {
+pub(super) fn address(family: u16, bytes: &[u8]) -> Result<IpAddr, DecodeError> {
     let mut six = [0; 16];
     six.copy_from_slice(bytes);
     match family {
@@ -213,21 +215,21 @@ fn cgroup(record: Record<'_>) -> Result<Cgroup, DecodeError> {
 }
 
 /// A path whose front is missing says so to a reader as well.
-fn path(bytes: &[u8], cut: bool) -> Vec<u8> {
+pub(super) fn path(bytes: &[u8], cut: bool) -> Vec<u8> {
     if cut { [b"...", bytes].concat() } else { bytes.to_vec() }
 }
 
-fn name(bytes: &[u8]) -> String {
+pub(super) fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
 }
 
 #[derive(Clone, Copy)]
-struct Record<'a> {
+pub(super) struct Record<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    fn slice(self, at: usize, len: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn slice(self, at: usize, len: usize) -> Result<&'a [u8], DecodeError> {
         let short = DecodeError::Short { len: self.bytes.len(), at };
         self.bytes.get(at..at.checked_add(len).ok_or(short)?).ok_or(short)
     }
@@ -237,19 +239,19 @@ impl<'a> Record<'a> {
         self.bytes.get(at..).and_then(<[u8]>::first_chunk).copied().ok_or(short)
     }
 
-    fn u8(self, at: usize) -> Result<u8, DecodeError> {
+    pub(super) fn u8(self, at: usize) -> Result<u8, DecodeError> {
         self.array::<1>(at).map(|b| b[0])
     }
 
-    fn u16(self, at: usize) -> Result<u16, DecodeError> {
+    pub(super) fn u16(self, at: usize) -> Result<u16, DecodeError> {
         self.array(at).map(u16::from_le_bytes)
     }
 
-    fn u32(self, at: usize) -> Result<u32, DecodeError> {
+    pub(super) fn u32(self, at: usize) -> Result<u32, DecodeError> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    fn u64(self, at: usize) -> Result<u64, DecodeError> {
+    pub(super) fn u64(self, at: usize) -> Result<u64, DecodeError> {
         self.array(at).map(u64::from_le_bytes)
     }
 }
@@ -260,9 +262,14 @@ pub(super) const K_EXIT: u32 = 3;
 pub(super) const K_TCP: u32 = 4;
 pub(super) const K_OPEN: u32 = 5;
 pub(super) const K_CGROUP: u32 = 6;
+pub(super) const K_CALL: u32 = 8;
+pub(super) const K_CHANGE: u32 = 9;
+/// Of the counters only: calls and changes beyond a process's allowance.
+pub(super) const K_CALL_LIMITED: u32 = 10;
+pub(super) const K_CHANGE_LIMITED: u32 = 11;
 
 /// Where a record's own fields begin: after `struct head`.
-const BODY: usize = 96;
+pub(super) const BODY: usize = 96;
 const EXEC_DATA: usize = BODY + 56;
 const TCP_BYTES: usize = BODY + 112;
 const OPEN_PATH: usize = BODY + 24;
@@ -280,13 +287,13 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// A record as the kernel writes it: the head of process 42, then `body`.
-    fn record(kind: u32, body: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn record(kind: u32, body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(kind.to_le_bytes());
         bytes.extend((BODY as u32 + body.len() as u32).to_le_bytes());

@@ -12,6 +12,8 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::programs::Program;
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use super::call_hooks::CallHooks;
+use super::call_table::{self, CallGroup, CallName};
 use super::decode::{self, DecodeError};
 use super::nested::{self, Nested};
 use super::raw::{RawEvent, Who};
@@ -25,6 +27,8 @@ pub struct Options {
     pub hooks: HookSet,
     /// Which file opens leave the kernel.
     pub open: OpenPolicy,
+    /// How many system calls a process may make that are told.
+    pub calls: CallPolicy,
     /// Size of the ring, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Sockets whose owner and sequence numbers are kept (about 250 bytes of kernel memory each, taken at load). Of more, the
@@ -37,8 +41,18 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            hooks: HookSet { exec: true, network: true, file: true, cgroup: true },
+            hooks: HookSet {
+                exec: true,
+                network: true,
+                file: true,
+                cgroup: true,
+                security: true,
+                changes: true,
+                memory: true,
+                absent_modules: true,
+            },
             open: OpenPolicy::default(),
+            calls: CallPolicy::default(),
             ring_bytes: 8 << 20,
             sockets_max: 65_536,
             skip_pid: Some(std::process::id()),
@@ -57,6 +71,23 @@ pub struct HookSet {
     pub file: bool,
     /// Cgroup mkdir, rmdir, attach.
     pub cgroup: bool,
+    /// Sensitive system calls.
+    pub security: bool,
+    /// System calls that change files.
+    pub changes: bool,
+    /// Memory made writable and executable at once.
+    pub memory: bool,
+    /// Attempts to load modules where the kernel cannot: a look at every system call. Goes with `security`.
+    pub absent_modules: bool,
+}
+
+/// How many system calls of one process and one name are told per second; more are counted. 0: all are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CallPolicy {
+    /// Sensitive ones.
+    pub per_second_max: u32,
+    /// Changes of files. One that sets a set-user-id or set-group-id bit is told whatever the limit.
+    pub changes_per_second_max: u32,
 }
 
 /// Which file opens leave the kernel: those that match any of these. Regular files and directories only.
@@ -80,7 +111,7 @@ pub struct Report {
 /// What became of one hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookState {
-    /// Kernel's name of it, such as `sched_process_exec`; with the part in brackets where a second program serves it.
+    /// Kernel's name of it, such as `sched_process_exec`, or a system call's whose entry and exit are hooked; with the part in brackets where a second program serves it.
     pub name: &'static str,
     /// It delivers.
     pub attached: bool,
@@ -92,6 +123,10 @@ impl Report {
     /// True when the hook delivers.
     pub fn attached(&self, name: &str) -> bool {
         self.hooks.iter().any(|h| h.name == name && h.attached)
+    }
+
+    fn refused(&self, name: &str) -> bool {
+        self.hooks.iter().any(|h| h.name == name && !h.attached)
     }
 }
 
@@ -127,9 +162,10 @@ pub enum ReadError {
     Decode(#[from] DecodeError),
 }
 
-/// The programs, attached. Dropping it detaches them.
+/// The programs, attached. Dropping it stops and detaches them; for system calls the kernel takes seconds, in the background.
 pub struct Probe {
     ebpf: Ebpf,
+    calls: CallHooks,
     /// Perf events of the syscall tracepoints: closing them detaches.
     tracepoints: Vec<OwnedFd>,
     iterators: Vec<&'static str>,
@@ -147,13 +183,23 @@ impl Probe {
         let mut ebpf = object(options, &btf)?;
         let ring = ring(&mut ebpf)?;
         prefixes(&mut ebpf, &options.open)?;
+        let calls = CallHooks::new(&mut ebpf).map_err(|e| Unavailable::Refused(chain(&e)))?;
 
-        let mut probe = Self { ebpf, tracepoints: Vec::new(), iterators: Vec::new(), ring, nested: None };
+        let mut probe = Self { ebpf, calls, tracepoints: Vec::new(), iterators: Vec::new(), ring, nested: None };
         let mut report = Report::default();
         let tracefs = Tracefs::open();
         for hook in HOOKS.iter().filter(|hook| wanted(hook, options)) {
             let why = probe.attach(hook, &btf, &tracefs).err();
             report.hooks.push(HookState { name: hook.label, attached: why.is_none(), why });
+        }
+        let calls: Vec<CallName> = CallName::ALL.iter().copied().filter(|name| call_wanted(name.group(), options)).collect();
+        probe.calls.attach(&mut probe.ebpf, &tracefs, &calls, &mut report);
+        if options.hooks.absent_modules
+            && call_table::module_numbers().is_some()
+            && call_table::MODULE_CALLS.iter().all(|name| report.refused(name.as_str()))
+        {
+            let why = probe.attach(&ABSENT, &btf, &tracefs).err();
+            report.hooks.push(HookState { name: ABSENT.label, attached: why.is_none(), why });
         }
         if report.hooks.iter().all(|hook| !hook.attached) {
             let why = report.hooks.first().and_then(|hook| hook.why.clone());
@@ -210,7 +256,8 @@ impl Probe {
     /// Detaches, hands out what is still on the ring, then counts what was dropped: after this nothing can come any more.
     pub fn finish(self, sink: impl FnMut(Result<RawEvent, DecodeError>)) -> Result<Dropped, ReadError> {
         let skipped = self.skipped()?;
-        let Self { ebpf, tracepoints, mut ring, .. } = self;
+        let Self { ebpf, calls, tracepoints, mut ring, .. } = self;
+        drop(calls);
         drop(tracepoints);
         drop(ebpf);
         ring.drain(usize::MAX, sink);
@@ -304,19 +351,34 @@ fn wanted(hook: &Hook, options: &Options) -> bool {
         Group::Network => options.hooks.network,
         Group::File => options.hooks.file && (options.open.writes || !options.open.prefixes.is_empty()),
         Group::Cgroup => options.hooks.cgroup,
+        Group::Signal => options.hooks.security,
         Group::Always => true,
+    }
+}
+
+fn call_wanted(group: CallGroup, options: &Options) -> bool {
+    match group {
+        CallGroup::Security => options.hooks.security,
+        CallGroup::Change => options.hooks.changes,
+        CallGroup::Memory => options.hooks.memory,
     }
 }
 
 fn object(options: &Options, btf: &Btf) -> Result<Ebpf, Unavailable> {
     let skip = options.skip_pid.unwrap_or(0);
     let writes = u32::from(options.open.writes);
+    let limit = u64::from(options.calls.per_second_max);
+    let changes_limit = u64::from(options.calls.changes_per_second_max);
     let repeat_ns = options.open.repeat_ms.saturating_mul(1_000_000);
+    let modules = call_table::module_numbers().unwrap_or_default();
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("SELF", &skip, true)
         .override_global("OPEN_WRITES", &writes, true)
         .override_global("OPEN_REPEAT_NS", &repeat_ns, true)
+        .override_global("CALLS_PER_SECOND", &limit, true)
+        .override_global("CHANGES_PER_SECOND", &changes_limit, true)
+        .override_global("MODULE_CALLS", &modules, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("SOCKETS", options.sockets_max)
         .load(OBJECT)
@@ -354,7 +416,7 @@ fn give_back() {
 }
 
 /// An error with its causes, but for the verifier's log, which is pages long.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -371,6 +433,7 @@ enum Group {
     Network,
     File,
     Cgroup,
+    Signal,
     Always,
 }
 
@@ -408,11 +471,14 @@ const HOOKS: &[Hook] = &[
     hook("x_open", "sys_exit_openat", Group::File),
     hook("x_open", "sys_exit_openat2", Group::File),
     hook("x_open", "sys_exit_open", Group::File),
+    hook("on_signal", "signal_generate", Group::Signal),
     hook("it_task", "iter/task", Group::Always),
     hook("it_tcp", "iter/tcp", Group::Network),
     hook("it_file", "iter/task_file", Group::Network),
 ];
 
+/// Sees the calls for modules where the kernel has none: it looks at every call, so it is attached there only.
+const ABSENT: Hook = Hook { program: "e_absent", name: "sys_enter", label: "sys_enter (absent modules)", group: Group::Always };
 const PREFIXES_MAX: usize = 64;
 const PREFIX_BYTES: usize = 64;
 
@@ -425,9 +491,9 @@ mod tests {
     #[test]
     fn every_hook_finds_its_program() {
         let object = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
-        for hook in HOOKS {
-            let name = hook.program.as_bytes();
-            assert!(object.windows(name.len()).any(|w| w == name), "{} is not in edge.bpf.o", hook.program);
+        for program in HOOKS.iter().chain([&ABSENT]).map(|hook| hook.program).chain(crate::probe::call_hooks::PROGRAMS) {
+            let name = program.as_bytes();
+            assert!(object.windows(name.len()).any(|w| w == name), "{program} is not in edge.bpf.o");
         }
     }
 

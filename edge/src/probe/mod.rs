@@ -4,6 +4,9 @@
 //! folder of the crate contains `unsafe`. Where programs cannot run, `procfs` polls instead; `system` holds the few other
 //! system calls.
 
+pub mod call;
+mod call_hooks;
+pub mod call_table;
 pub mod decode;
 pub mod load;
 mod nested;
@@ -14,6 +17,6 @@ pub mod system;
 mod tracefs;
 
 pub use decode::{DecodeError, decode};
-pub use load::{HookSet, HookState, OpenPolicy, Options, Probe, Report, Unavailable};
+pub use load::{CallPolicy, HookSet, HookState, OpenPolicy, Options, Probe, Report, Unavailable};
 pub use raw::RawEvent;
 pub use ring::{Dropped, Ring};

@@ -9,6 +9,8 @@
 
 use std::net::IpAddr;
 
+use super::call::Call;
+
 /// One record of the ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawEvent {
@@ -74,6 +76,8 @@ pub enum What {
     Open(Open),
     /// A cgroup directory was made or removed, or a process moved into one.
     Cgroup(Cgroup),
+    /// `who` made a sensitive system call, and it returned. Its uid is the one from before the call.
+    Call(Box<Call>),
 }
 
 /// A successful execve.

@@ -20,7 +20,7 @@ pub struct Ring {
     tick: Interval,
 }
 
-/// Records that found no room since the probe was loaded, per kind.
+/// Records that found no room (and what was left out beyond an allowance) since the probe was loaded, per kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dropped {
     /// Execs.
@@ -35,6 +35,14 @@ pub struct Dropped {
     pub open: u64,
     /// Cgroup records.
     pub cgroup: u64,
+    /// Sensitive system calls.
+    pub call: u64,
+    /// System calls that change files.
+    pub change: u64,
+    /// Sensitive system calls beyond their process's allowance: not told, by policy, whether there was room or not.
+    pub call_limited: u64,
+    /// The same of changes of files.
+    pub change_limited: u64,
     /// Calls of any hook that the kernel skipped and that no twin made good. `Ring` cannot see it: `Probe::dropped` and
     /// `Probe::finish` fill it.
     pub skipped: u64,
@@ -43,7 +51,8 @@ pub struct Dropped {
 impl Dropped {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.exec + self.fork + self.exit + self.tcp + self.open + self.cgroup + self.skipped
+        let full = self.exec + self.fork + self.exit + self.tcp + self.open + self.cgroup + self.call + self.change;
+        full + self.call_limited + self.change_limited + self.skipped
     }
 }
 
@@ -95,6 +104,10 @@ impl Ring {
             tcp: count(decode::K_TCP)?,
             open: count(decode::K_OPEN)?,
             cgroup: count(decode::K_CGROUP)?,
+            call: count(decode::K_CALL)?,
+            change: count(decode::K_CHANGE)?,
+            call_limited: count(decode::K_CALL_LIMITED)?,
+            change_limited: count(decode::K_CHANGE_LIMITED)?,
             skipped: 0,
         })
     }
