@@ -243,12 +243,12 @@ impl World {
         if self.spool.is_none() {
             self.start();
         }
-        self.sync();
         // After a crash the disk is down until the agent is started again.
-        if self.spool.as_ref().unwrap().unsynced_bytes() > 0 {
+        if self.spool.as_mut().unwrap().sync().is_err() {
             self.crash();
             self.start();
         }
+        self.synced.append(&mut self.unsure);
         self.spool.as_mut().unwrap().rewind();
         for _ in 0..1_000 {
             self.sync();
