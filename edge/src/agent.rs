@@ -76,7 +76,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
             Err(error) => break Err(error),
         }
     };
-    let summary = agent.stop().await;
+    let summary = Box::pin(agent.stop()).await;
     stopped.and(summary)
 }
 

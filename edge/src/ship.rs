@@ -263,22 +263,25 @@ impl Shipper {
         }
         let mut outcome = Ok(());
         if self.sync_due.is_some_and(|due| due <= now) || spool.unsynced_bytes() > SYNC_BYTES {
-            outcome = outcome.and(spool.sync());
+            let synced = spool.sync();
+            outcome = outcome.and(synced);
             self.sync_due = outcome.is_err().then(|| now + SYNC_AGAIN);
         }
         let before = spool.events();
         let client = &self.client;
-        outcome = outcome.and(spool.settle(|key| client.holds(key)));
+        let settled = spool.settle(|key| client.holds(key));
+        outcome = outcome.and(settled);
         if spool.events() != before {
             self.mark_due.get_or_insert(now + MARK_AFTER);
         }
         if self.mark_due.is_some_and(|due| due <= now) {
-            outcome = outcome.and(spool.mark());
+            let marked = spool.mark();
+            outcome = outcome.and(marked);
             self.mark_due = None;
         }
         let (mut given, mut lost) = (0, Vec::new());
         while given < BACKLOG_FRAMES && self.client.spare_bytes() > 0 && self.client.stats().unacked_bytes < BACKLOG_BYTES {
-            let Some(frame) = spool.next() else { break };
+            let Some(frame) = spool.give() else { break };
             let key = key_of(&frame);
             given += 1;
             match self.client.try_send(frame) {

@@ -1,7 +1,7 @@
 //! The spool: frames that no node has acknowledged, on the disk; one journal per lane.
 //!
 //! ```text
-//!  append ─► journal of the lane ─► sync ─► next: the backlog, most important lane first ─► session ─► settle: forgotten
+//!  append ─► journal of the lane ─► sync ─► give: the backlog, most important lane first ─► session ─► settle: forgotten
 //!                                    └─ over the limit: overflow says what must go ─► drop_told its told loss
 //! ```
 //!
@@ -129,7 +129,8 @@ impl Spool {
     pub fn sync(&mut self) -> Result<(), weir_journal::Error> {
         let mut outcome = Ok(());
         for lane in &mut self.lanes {
-            outcome = outcome.and(lane.sync());
+            let synced = lane.sync();
+            outcome = outcome.and(synced);
         }
         let durable = self.lanes[Lane::Security as usize].durable();
         let unsure = std::mem::take(&mut self.unsure);
@@ -137,7 +138,8 @@ impl Spool {
             if offset < durable {
                 let lane = self.lane(verdict.lane);
                 lane.release();
-                outcome = outcome.and(lane.forget());
+                let forgotten = lane.forget();
+                outcome = outcome.and(forgotten);
             } else {
                 self.unsure.push((offset, verdict));
             }
@@ -151,11 +153,11 @@ impl Spool {
     }
 
     /// The next durable frame that was not given out; the most important lane first, each from its oldest on.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn give(&mut self) -> Option<Frame> {
         self.lanes.iter_mut().find_map(LaneSpool::next)
     }
 
-    /// Takes back the frame that `next` gave last: it found no room.
+    /// Takes back the frame that `give` gave last: it found no room.
     pub fn put_back(&mut self, key: &FrameKey) {
         self.lane(key.lane).put_back();
     }

@@ -124,7 +124,7 @@ impl LaneSpool {
     /// Records before it are durable.
     pub(super) fn durable(&self) -> Offset {
         let unsynced = self.unsynced.front().map(|(offset, _)| *offset);
-        self.journal.as_ref().map(Journal::durable).or(unsynced).unwrap_or(self.end())
+        self.journal.as_ref().map(Journal::durable).or(unsynced).unwrap_or_else(|| self.end())
     }
 
     pub(super) fn unsynced_bytes(&self) -> u64 {

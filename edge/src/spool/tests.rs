@@ -46,7 +46,7 @@ fn open(disk: &SimDisk) -> Result<(Spool, Found), weir_journal::Error> {
 }
 
 fn drain(spool: &mut Spool) -> Vec<FrameKey> {
-    std::iter::from_fn(|| spool.next()).map(|frame| key(&frame)).collect()
+    std::iter::from_fn(|| spool.give()).map(|frame| key(&frame)).collect()
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn what_is_synced_is_given_out_by_class_until_it_is_settled() {
         frame(1, Lane::Security, 0, 1, false),
     ];
     frames.iter().for_each(|frame| spool.append(frame).unwrap());
-    assert_eq!((spool.next(), spool.events()), (None, 7), "nothing is given out before it is safe");
+    assert_eq!((spool.give(), spool.events()), (None, 7), "nothing is given out before it is safe");
     spool.sync().unwrap();
     let given = drain(&mut spool);
     assert_eq!(given, [3, 1, 2, 0].map(|at| key(&frames[at])));
@@ -207,7 +207,7 @@ impl World {
 
     fn send(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(frame) = self.spool.as_mut().unwrap().next() else { return };
+            let Some(frame) = self.spool.as_mut().unwrap().give() else { return };
             assert!(self.held.insert(key(&frame)), "a frame that is held is not given out again");
         }
     }

@@ -29,6 +29,8 @@ pub struct Sender {
     outbox: VecDeque<Message>,
     /// The refusals not yet asked for, newest last.
     refused: VecDeque<Nack>,
+    /// Refusals of frames that were not held when they came: taken back meanwhile, they may be pushed again.
+    refused_aside: BTreeMap<FrameKey, RefusedReason>,
     stats: SenderStats,
 }
 
@@ -139,6 +141,7 @@ impl Sender {
             connection: Connection::None,
             outbox: VecDeque::new(),
             refused: VecDeque::new(),
+            refused_aside: BTreeMap::new(),
             stats: SenderStats::default(),
         }
     }
@@ -152,6 +155,11 @@ impl Sender {
             return Err(NotTaken::TooLarge { bytes, bytes_max });
         }
         let seqs = key.seqs().ok_or(NotTaken::Key(key))?;
+        if let Some(refusal) = self.refused_aside.remove(&key) {
+            // Not sent again: a cumulative ack passes what was refused.
+            self.count_refused(Nack { key, refusal });
+            return Ok(());
+        }
         if self.stats.unacked_bytes + bytes > bytes_max {
             return Err(NotTaken::Full(frame));
         }
@@ -186,7 +194,7 @@ impl Sender {
     }
 
     /// Gives back all frames that are held, in the order they were pushed, and forgets them: they are somebody else's to keep.
-    /// What a node still says of them is not heard. The floors of their lanes are set to the lowest of them.
+    /// An ack that still comes for them is not heard, a refusal is kept until they are pushed again. The floors of their lanes are set to the lowest of them.
     pub fn take_held(&mut self) -> Vec<(FrameKey, Bytes)> {
         let held: Vec<_> = self.held.drain(..).flatten().map(|held| (held.key, held.bytes)).collect();
         for (&key, lane) in &mut self.lanes {
@@ -390,9 +398,14 @@ impl Sender {
     }
 
     fn on_refused(&mut self, nack: Nack) {
-        if !self.forget(nack.key) {
-            return;
+        if self.forget(nack.key) {
+            self.count_refused(nack);
+        } else if self.refused_aside.len() < REFUSED_KEPT_MAX {
+            self.refused_aside.insert(nack.key, nack.refusal);
         }
+    }
+
+    fn count_refused(&mut self, nack: Nack) {
         self.stats.refused_frames += 1;
         self.stats.refused_events += u64::from(nack.key.count);
         if self.refused.len() == REFUSED_KEPT_MAX {

@@ -104,9 +104,14 @@ async fn one_number_for_both_ports_or_a_word_about_it() {
     assert_eq!(server.tcp_addr(), Some(server.local_addr()));
     drop(server);
 
-    let off = Server::listen(Listening { quic: any, tcp: TcpListen::Off }, &tls, limits).await.unwrap();
-    assert_eq!(off.tcp_addr(), None);
-    TcpListener::bind(off.local_addr()).unwrap();
+    // Somebody else may have the number on TCP: another one, then.
+    let mut is_free = false;
+    for _ in 0..8 {
+        let off = Server::listen(Listening { quic: any, tcp: TcpListen::Off }, &tls, limits).await.unwrap();
+        assert_eq!(off.tcp_addr(), None);
+        is_free |= TcpListener::bind(off.local_addr()).is_ok();
+    }
+    assert!(is_free, "a node without TCP leaves the port alone");
     let apart = Server::listen(Listening { quic: any, tcp: TcpListen::At(any) }, &tls, limits).await.unwrap();
     assert!(apart.tcp_addr().is_some_and(|addr| addr.port() != 0));
 
