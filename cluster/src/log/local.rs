@@ -103,7 +103,7 @@ impl Reader for weir_journal::Reader {
     }
 
     fn durable(&mut self) -> Result<u64, LogError> {
-        Ok(weir_journal::Reader::durable(self)?.0)
+        Ok(Self::durable(self)?.0)
     }
 }
 
