@@ -36,28 +36,36 @@ impl Relays {
 
 /// The processes of each node, and which node is cut off.
 #[derive(Clone, Default)]
-pub(super) struct Pids(Arc<Mutex<(Vec<Option<u32>>, Option<usize>)>>);
+pub(super) struct Pids(Arc<Mutex<Known>>);
+
+/// What relays ask for.
+#[derive(Default)]
+struct Known {
+    /// Of each node, while it runs.
+    pids: Vec<Option<u32>>,
+    /// The node that is cut off.
+    cut_off: Option<usize>,
+}
 
 impl Pids {
     pub(super) fn note(&self, pids: Vec<Option<u32>>) {
-        self.lock().0 = pids;
+        self.lock().pids = pids;
     }
 
     /// From now on this node is cut off, or none.
     pub(super) fn cut_off(&self, node: Option<usize>) {
-        self.lock().1 = node;
+        self.lock().cut_off = node;
     }
 
     /// Whether this port of a connection is a port of the node that is cut off.
     fn is_cut_off(&self, port: u16) -> bool {
-        let pid = match &*self.lock() {
-            (pids, Some(node)) => pids.get(*node).copied().flatten(),
-            _ => return false,
-        };
+        let known = self.lock();
+        let pid = known.cut_off.and_then(|node| known.pids.get(node).copied().flatten());
+        drop(known);
         pid.is_some_and(|pid| owner_of_port(port, std::iter::once(pid).chain(children(pid))).is_some())
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Vec<Option<u32>>, Option<usize>)> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
