@@ -45,7 +45,7 @@ impl Positions {
         }
     }
 
-    fn of(&self, tick: u64) -> Option<Position> {
+    pub(crate) fn of(&self, tick: u64) -> Option<Position> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&tick).cloned()
     }
 }

@@ -40,7 +40,7 @@ impl Floor {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).logs.get(name).copied().unwrap_or(0)
     }
 
-    fn put(&self, floors: Floors) {
+    pub(crate) fn put(&self, floors: Floors) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = floors;
     }
 }

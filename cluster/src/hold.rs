@@ -76,7 +76,7 @@ impl Candidate {
         while !stop() {
             let elapsed_ms = start.elapsed().as_millis() as u64;
             looker.look(|| Membership::new(limits, holder.state().formed.clone(), self.workers, elapsed_ms), elapsed_ms);
-            if holder.is_unsure() && !self.agree(&mut holder, looker.membership.as_ref(), elapsed_ms, wall_ms()) {
+            if holder.is_unsure() && !Self::agree(&mut holder, looker.membership.as_ref(), elapsed_ms, wall_ms()) {
                 std::thread::sleep(self.every);
                 continue;
             }
@@ -111,7 +111,7 @@ impl Candidate {
     }
 
     /// Lets the holder go on at what the live nodes' clocks agree on; false while that is not known.
-    fn agree(&self, holder: &mut Holder, membership: Option<&Membership>, elapsed_ms: u64, own_ms: u64) -> bool {
+    pub(crate) fn agree(holder: &mut Holder, membership: Option<&Membership>, elapsed_ms: u64, own_ms: u64) -> bool {
         let agreed = membership.and_then(|membership| membership.median_clock(elapsed_ms));
         let alone = agreed.is_none() && elapsed_ms >= ALONE_AFTER_MS;
         let Some(clock) = agreed.or_else(|| alone.then_some(own_ms)) else { return false };

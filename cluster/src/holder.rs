@@ -12,7 +12,7 @@ use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use crate::chain::{ChainRecord, ChainState, Command, TickClock};
 use crate::checkpoint::Position;
 use crate::error::Error;
-use crate::log::{ChainWriter, LogError, Logs, Pace, Reader, nonce};
+use crate::log::{ChainWriter, LogError, Logs, Pace, Reader};
 use crate::metrics;
 
 /// Writes the chain.
@@ -95,10 +95,17 @@ impl Holder {
         let mut logs = Vec::with_capacity(self.logs.len());
         for (index, reader) in self.logs.iter_mut().enumerate() {
             let durable = reader.durable().map_err(Error::log("asking how far a log is durable"))?;
-            logs.push((index as u32, durable));
+            // When the power failed the log may say less until its node opens it again. What was named is durable all the same.
+            let named = self.state.offsets.get(index).copied().unwrap_or(0);
+            logs.push((index as u32, durable.max(named)));
         }
-        let record =
-            ChainRecord { generation: self.state.generation, nonce: nonce(), tick: self.clock.next(elapsed_ms), logs, commands };
+        let record = ChainRecord {
+            generation: self.state.generation,
+            nonce: self.all.nonce(),
+            tick: self.clock.next(elapsed_ms),
+            logs,
+            commands,
+        };
         self.state.apply(&record)?;
         self.chain.append(self.next, &record).map_err(Error::log("appending to the chain"))?;
         self.next += 1;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::{error, warn};
 use weir_schema::{AgentIdentity, Epoch, Frame, FrameHeader, Lane, Name, Seq, StampedFrame};
-use weir_transport::{AckHandle, AckRanges, Added, Incoming, RefusedReason, ResumeState};
+use weir_transport::{AckRanges, Acknowledge, Added, Incoming, RefusedReason, ResumeState};
 
 use crate::error::Error;
 use crate::forget::Floor;
@@ -133,7 +133,7 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
     }
 
     /// Appends, syncs, acknowledges. On failure nothing of the group is acknowledged: the agents keep and resend it.
-    fn commit(&mut self, group: &mut Vec<Incoming>, received_ms: u64) -> Result<(), LogError> {
+    pub(crate) fn commit<A: Acknowledge>(&mut self, group: &mut Vec<Incoming<A>>, received_ms: u64) -> Result<(), LogError> {
         let log = self.log.as_mut().expect("present outside reopen");
         let mut acks = Vec::with_capacity(group.len());
         let mut fresh = Vec::new();
@@ -170,12 +170,12 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
             durable.entry((identity, header.epoch, header.lane)).or_default().add(seqs(&header));
         }
         drop(durable);
-        acks.into_iter().for_each(AckHandle::durable);
+        acks.into_iter().for_each(A::durable);
         Ok(())
     }
 
     /// Lets go what checkpoints and archive hold.
-    fn forget(&mut self) -> Result<(), LogError> {
+    pub(crate) fn forget(&mut self) -> Result<(), LogError> {
         let (floor, name) = &self.floor;
         self.log.as_mut().map_or(Ok(()), |log| log.forget(floor.log(name)))
     }
@@ -183,22 +183,30 @@ impl<Open: FnMut() -> Result<(Box<dyn LogWriter>, Received), Error>> Ingest<Open
     /// A failed sync leaves unknown what is on the disk: read the log again before the next frame.
     /// Gives up when nobody is left to send.
     fn reopen(&mut self, incoming: &mpsc::Receiver<Incoming>) {
-        // Its lock goes with it.
-        self.log = None;
+        self.close();
         let mut pause = REOPEN_AFTER;
         while !incoming.is_closed() {
             std::thread::sleep(pause);
             pause = (pause * 2).min(REOPEN_AFTER_MAX);
-            match (self.open)() {
-                Ok((log, received)) => {
-                    self.log = Some(log);
-                    *self.durable.lock() = received.ranges();
-                    self.received = received;
-                    return;
-                }
+            match self.open_again() {
+                Ok(()) => return,
                 Err(failed) => error!(error = %failed, "log could not be opened again; trying on"),
             }
         }
+    }
+
+    /// Lets the log go, and its lock with it.
+    pub(crate) fn close(&mut self) {
+        self.log = None;
+    }
+
+    /// Opens the log after `close`.
+    pub(crate) fn open_again(&mut self) -> Result<(), Error> {
+        let (log, received) = (self.open)()?;
+        self.log = Some(log);
+        *self.durable.lock() = received.ranges();
+        self.received = received;
+        Ok(())
     }
 }
 
@@ -265,9 +273,11 @@ const GATHER_EVERY: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
+    use weir_config::JournalLimits;
     use weir_schema::{BatchBuilder, Event, Host, Kind};
 
     use super::*;
+    use crate::log::LocalLogs;
 
     fn frame(first: u64, events: usize, time: i64) -> FrameHeader {
         let mut builder = BatchBuilder::new(Arc::new(Host::default()), Epoch(1), Lane::Network, Seq(first));
@@ -296,5 +306,34 @@ mod tests {
         assert!(lanes[0].1.contains(Seq(0)..Seq(3)) && lanes[0].1.contains(Seq(9)..Seq(10)));
         assert!(!lanes[0].1.contains(Seq(3)..Seq(4)));
         assert!(durable.acked(&one, Epoch(2)).is_empty());
+    }
+
+    struct Silent;
+
+    impl Acknowledge for Silent {
+        fn durable(self) {}
+        fn refused(self, _: RefusedReason) {}
+    }
+
+    #[test]
+    fn nobody_is_told_of_frames_whose_sync_failed() {
+        let sim = weir_journal::SimDisk::new(3);
+        let logs = LocalLogs::new(Arc::new(sim.clone()), "/shared".as_ref(), &JournalLimits::default());
+        let name = Name::new("n1").unwrap();
+        let own = (Floor::default(), name.clone());
+        let (mut ingest, told) = Ingest::new(move || open_log(&logs, &name), own).unwrap();
+        let identity = Arc::new(agent("one"));
+        let mut builder = BatchBuilder::new(Arc::new(Host::default()), Epoch(1), Lane::Network, Seq(0));
+        builder.push(&Event { kind: Kind::Connect, ..Event::default() }).unwrap();
+        let frame = builder.finish().unwrap();
+        let mut group = vec![Incoming { identity: identity.clone(), frame: frame.clone(), ack: Silent }];
+        sim.fail_at(0, weir_journal::Failure::SyncFails);
+        assert!(ingest.commit(&mut group, 0).is_err());
+        // Its agent connects again before the log is open again: it must keep the frame.
+        assert!(told.acked(&identity, Epoch(1)).is_empty());
+        ingest.close();
+        ingest.open_again().unwrap();
+        ingest.commit(&mut vec![Incoming { identity: identity.clone(), frame, ack: Silent }], 0).unwrap();
+        assert_eq!(told.acked(&identity, Epoch(1)).len(), 1);
     }
 }

@@ -31,6 +31,8 @@ mod metrics;
 pub mod node;
 pub mod record;
 pub mod replay;
+#[doc(hidden)]
+pub mod simulate;
 mod supervise;
 
 pub use error::Error;

@@ -12,3 +12,4 @@ pub mod record;
 pub mod relay;
 pub mod replay;
 pub mod runner;
+pub mod simulate;

@@ -22,6 +22,7 @@ use weir_loadtest::outage::{self, Outage, OutageOptions};
 use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
+use weir_loadtest::simulate::{self, SimulateOptions};
 use weir_transport::Dialer;
 
 #[global_allocator]
@@ -123,6 +124,24 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Drive agents, nodes, journals and the chain through faults in one process, many worlds by seed
+    #[command(
+        after_help = "Examples:\n  weir-loadtest simulate --seeds 1000\n  weir-loadtest simulate --seed 17      what a failure says"
+    )]
+    Simulate {
+        /// How many seeds
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first of them
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        /// This one only
+        #[arg(long, conflicts_with_all = ["seeds", "first"])]
+        seed: Option<u64>,
+        /// Worlds at once [default: one per CPU]
+        #[arg(long)]
+        threads: Option<usize>,
+    },
     /// Write a simulated fleet's past into a new archive, and say what an event costs
     #[command(
         after_help = "Example:\n  weir-loadtest record --events 10000000 --dir record && weir archive query record -c 'select count(*) from events'"
@@ -164,7 +183,9 @@ impl From<TargetArguments> for Target {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // What a simulated node logs about its faults is of interest for one seed at most, and only when asked for.
+    let usual = if matches!(arguments.command, Command::Simulate { .. }) { "off" } else { "warn" };
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -214,6 +235,13 @@ async fn run(command: Command) -> anyhow::Result<()> {
             eprintln!("{report}");
             anyhow::ensure!(report.is_exact(), "the cluster differs from the fleet's books (seed {seed})");
         }
+        Command::Simulate { seeds, first, seed, threads } => {
+            let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+            simulate_seeds(&match seed {
+                Some(seed) => SimulateOptions { first: seed, seeds: 1, threads: 1 },
+                None => SimulateOptions { first, seeds, threads },
+            })?;
+        }
         Command::Record { dir, events, rate, hosts } => {
             report_record(&record::write(&dir, RecordOptions { events, rate, hosts }).await?);
         }
@@ -251,6 +279,21 @@ fn report_outage(options: &OutageOptions, seen: &Outage) {
         seen.made_meanwhile, seen.live_wait_max
     );
     eprintln!("stored           {:>12} events once, {} again", seen.stored, seen.twice);
+}
+
+fn simulate_seeds(options: &SimulateOptions) -> anyhow::Result<()> {
+    let done = simulate::run(options, |done| {
+        if done.is_multiple_of(100) {
+            eprintln!("{done} of {} seeds", options.seeds);
+        }
+    });
+    for (_, why) in &done.broken {
+        eprintln!("{why}\n");
+    }
+    eprintln!("{done}");
+    let seeds: Vec<u64> = done.broken.iter().map(|(seed, _)| *seed).collect();
+    anyhow::ensure!(seeds.is_empty(), "these seeds do not hold: {seeds:?}");
+    Ok(())
 }
 
 fn report_record(done: &Recorded) {

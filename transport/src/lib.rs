@@ -26,5 +26,5 @@ pub use error::{Error, IdentityError, ProtocolError};
 pub use link::Transport;
 pub use message::{Bye, FrameKey, LaneAck, Nack, RefusedReason};
 pub use peer::PeerTls;
-pub use server::{AckHandle, Doors, Incoming, Listening, Rates, ResumeState, Server, ServerHandle, TransportLimits};
+pub use server::{AckHandle, Acknowledge, Doors, Incoming, Listening, Rates, ResumeState, Server, ServerHandle, TransportLimits};
 pub use trust::{Admission, full_name};

@@ -31,7 +31,7 @@ use crate::ack::AckRanges;
 use crate::ca::Authority;
 use crate::enrol::{Desk, DeskOptions};
 use crate::error::Error;
-use crate::message::Bye;
+use crate::message::{Bye, RefusedReason};
 use crate::socket;
 use crate::tls::{Callers, NodeTls};
 use crate::trust::Admission;
@@ -65,14 +65,22 @@ pub struct ServerHandle {
     endpoint: Endpoint,
 }
 
-/// A frame that came, and who sent it.
-pub struct Incoming {
+/// A frame that came, and who sent it. What is told of it is an [`AckHandle`]'s, or a simulator's.
+pub struct Incoming<A = AckHandle> {
     /// Out of the connection's certificate.
     pub identity: Arc<AgentIdentity>,
     /// As it came.
     pub frame: Frame,
     /// Where to say what became of it.
-    pub ack: AckHandle,
+    pub ack: A,
+}
+
+/// Takes what became of a frame. Dropped without a word, it ends the connection, so that the agent sends the frame again.
+pub trait Acknowledge {
+    /// The frame will be found after a crash: its agent may forget it.
+    fn durable(self);
+    /// The frame will never be taken: its agent shall not send it again, and counts it as lost.
+    fn refused(self, reason: RefusedReason);
 }
 
 /// What is durable of an agent's run. Asked once per connection, on a thread that may block.

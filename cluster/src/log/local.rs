@@ -87,6 +87,10 @@ impl Logs for LocalLogs {
     fn place(&self) -> String {
         self.shared.display().to_string()
     }
+
+    fn nonce(&self) -> u128 {
+        u128::from(self.disk.salt()) << 64 | u128::from(self.disk.salt())
+    }
 }
 
 impl Reader for weir_journal::Reader {
@@ -104,6 +108,10 @@ impl Reader for weir_journal::Reader {
 
     fn durable(&mut self) -> Result<u64, LogError> {
         Ok(Self::durable(self)?.0)
+    }
+
+    fn proven(&mut self, until: u64) {
+        self.proven(Offset(until));
     }
 }
 

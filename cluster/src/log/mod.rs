@@ -49,6 +49,11 @@ pub(crate) trait Logs: Send + Sync {
 
     /// Where they lie, for people.
     fn place(&self) -> String;
+
+    /// 128 bits that differ between any two records of the chain.
+    fn nonce(&self) -> u128 {
+        nonce()
+    }
 }
 
 /// How soon a reader of the chain must see a new record.
@@ -73,6 +78,9 @@ pub(crate) trait Reader: Send {
 
     /// Everything before it is durable, now.
     fn durable(&mut self) -> Result<u64, LogError>;
+
+    /// Takes somebody's word that everything before `until` was durable once, where the log itself may know less for a while.
+    fn proven(&mut self, _until: u64) {}
 }
 
 /// Writes the chain. There is one that counts at a time.

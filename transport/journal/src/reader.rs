@@ -64,6 +64,17 @@ impl Reader {
         Ok(self.watermark.read()?.unwrap_or(self.durable).max(self.durable))
     }
 
+    /// Takes somebody's word that everything before `durable` was durable once. After a crash of the machine the watermark may be older
+    /// than that, until the writer opens the journal again.
+    pub fn proven(&mut self, durable: Offset) {
+        if durable > self.durable {
+            self.durable = durable;
+            if let Some(cursor) = &mut self.cursor {
+                cursor.reread();
+            }
+        }
+    }
+
     /// The record that comes next.
     pub fn at(&self) -> Offset {
         self.at

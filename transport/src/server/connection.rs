@@ -14,7 +14,7 @@ use weir_schema::{AgentIdentity, Frame};
 
 use super::certificate::{CertificateWatch, NotTaken};
 use super::registry::Place;
-use super::{Incoming, Shared};
+use super::{Acknowledge, Incoming, Shared};
 use crate::error::ProtocolError;
 use crate::frame_stream::{FrameStream, Unit};
 use crate::identity::{Peer, spiffe_id};
@@ -32,6 +32,16 @@ pub struct AckHandle {
     /// Given back to the budget of all connections with the handle.
     _permit: OwnedSemaphorePermit,
     settled: bool,
+}
+
+impl Acknowledge for AckHandle {
+    fn durable(self) {
+        Self::durable(self);
+    }
+
+    fn refused(self, reason: RefusedReason) {
+        Self::refused(self, reason);
+    }
 }
 
 impl AckHandle {
