@@ -13,6 +13,11 @@ use crate::{AggregateCall, AggregateFunc, Error, JoinKind, Plan, normal_type, re
 pub trait SchemaOf {
     /// The columns of a relation, if it exists.
     fn schema_of(&self, relation: &str) -> Option<SchemaRef>;
+
+    /// The SELECT that a relation is only a name for: it is put in the name's place.
+    fn text_of(&self, _relation: &str) -> Option<String> {
+        None
+    }
 }
 
 impl<S: BuildHasher> SchemaOf for HashMap<String, SchemaRef, S> {

@@ -6,6 +6,9 @@ pub enum Error {
     /// A plan reads a relation that does not exist.
     #[error("relation \"{0}\" does not exist")]
     NoRelation(String),
+    /// SQL that is none, or that names what is not there.
+    #[error("{0}")]
+    Sql(Box<datafusion_common::DataFusionError>),
     /// A construct that a standing plan cannot hold (SQLSTATE 0A000).
     #[error("{construct} is not supported: {why}")]
     Unsupported {

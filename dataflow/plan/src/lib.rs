@@ -8,8 +8,10 @@
 mod check;
 mod error;
 mod explain;
+mod lower;
 mod plan;
 mod scalar;
+mod sql;
 
 pub use datafusion_expr::{Expr, cast, col, lit, when};
 
@@ -17,3 +19,4 @@ pub use check::SchemaOf;
 pub use error::Error;
 pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
+pub use sql::{compile, reads};
