@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! members/<node>      version u8 | postcard of Beat
+//! wanted/views/<id>   changes of views that are asked for, see views.rs
 //! wanted/workers      decimal: worker threads of each node, as people want them
 //! ```
 //!
@@ -18,6 +19,7 @@ use weir_schema::Name;
 use crate::checkpoint;
 use crate::error::Error;
 use crate::membership::{Beat, Workers};
+use crate::views::{self, ViewRequest};
 
 /// How this node's workers are, told by whoever keeps them.
 #[derive(Debug, Clone)]
@@ -50,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) workers: Option<u32>,
     /// Ticks of the checkpoints that count, ascending.
     pub(crate) checkpoints: Vec<u64>,
+    /// Changes of views that are asked for.
+    pub(crate) requests: Vec<ViewRequest>,
 }
 
 /// What this node found last, shared with the holder.
@@ -115,7 +119,8 @@ pub(crate) async fn look(store: &Store) -> Result<Seen, Error> {
     let workers = store.read_if_there(&ObjectPath::from(WANTED_WORKERS)).await?;
     let workers =
         workers.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok()).filter(|n| (1..=WORKERS_MAX).contains(n));
-    Ok(Seen { at: Instant::now(), beats, workers, checkpoints: checkpoint::list(store).await? })
+    let (checkpoints, requests) = (checkpoint::list(store).await?, views::requests(store).await?);
+    Ok(Seen { at: Instant::now(), beats, workers, checkpoints, requests })
 }
 
 /// Whether another process gives signs of life under this name: two looks, so far apart that it gives one between them.

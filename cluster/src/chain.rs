@@ -13,6 +13,7 @@ use weir_schema::Name;
 
 use crate::error::Error;
 use crate::generation::Generation;
+use crate::views::{ViewRequest, Views};
 
 /// One link of the chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub enum Command {
     Engine(EngineCommand),
     /// The workers' mesh is this from now on.
     Form(Generation),
+    /// Somebody changes the views. What became of it follows from the records before: [`Views::outcome`].
+    Views(ViewRequest),
 }
 
 impl ChainRecord {
@@ -78,6 +81,8 @@ pub struct ChainState {
     pub cluster: u128,
     /// The newest formation of the mesh.
     pub formed: Option<Generation>,
+    /// The views that people have made.
+    pub views: Views,
 }
 
 impl ChainState {
@@ -100,6 +105,11 @@ impl ChainState {
                 }
                 Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
                 Command::Engine(EngineCommand::Checkpoint) => {}
+                // These follow from requests; nobody writes them.
+                Command::Engine(EngineCommand::CreateView(_) | EngineCommand::DropViews(_)) => {
+                    return Err(Error::ChainRecord("commands the workers' own views".to_owned()));
+                }
+                Command::Views(request) => self.views.apply(record.tick, request),
                 Command::Form(generation) => {
                     let last = self.formed.as_ref().map_or(0, |formed| formed.number);
                     if generation.number <= last {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/<tick>/<worker>-of-<workers>   a worker's part, see the engine
-//! checkpoints/<tick>/position                where the chain goes on behind the tick, and what it had established
+//! checkpoints/<tick>/position                version u8, postcard of Position: where the chain goes on behind the tick, and what it had established
 //! checkpoints/<tick>/done                    version u8, crc32c u32, postcard of Done: how long each part is and its checksum
 //! ```
 //!
@@ -21,6 +21,7 @@ use weir_dataflow::{CheckpointPart, CheckpointSink, Restore};
 use crate::chain::ChainState;
 use crate::error::Error;
 use crate::metrics;
+use crate::views::Views;
 
 /// A place in the chain: everything before it is known by its result.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,7 +103,7 @@ impl Writer {
         if worker == 0 {
             let position = self.positions.of(tick);
             let position = position.ok_or_else(|| Error::Checkpoint { tick, why: "its position is not known".to_owned() })?;
-            let bytes = postcard::to_extend(&position, vec![VERSION]).expect("numbers and names always serialise");
+            let bytes = postcard::to_extend(&position, vec![POSITION_VERSION]).expect("numbers and names always serialise");
             self.store.write(&folder(tick).join(POSITION), bytes).await?;
         }
         self.store.write(&part_path(tick, worker, workers), bytes).await?;
@@ -172,8 +173,19 @@ pub(crate) async fn read(store: &Store, tick: u64) -> Result<(Restore, Position)
 /// Where the chain goes on behind one that counts.
 pub(crate) async fn position(store: &Store, tick: u64) -> Result<Position, Error> {
     let bytes = store.read(&folder(tick).join(POSITION)).await?;
-    let position = bytes.strip_prefix(&[VERSION]).and_then(|body| postcard::from_bytes(body).ok());
-    position.ok_or_else(|| Error::Checkpoint { tick, why: "its position is damaged".to_owned() })
+    position_of(&bytes).ok_or_else(|| Error::Checkpoint { tick, why: "its position is damaged".to_owned() })
+}
+
+fn position_of(bytes: &[u8]) -> Option<Position> {
+    match bytes.split_first()? {
+        (&POSITION_VERSION, body) => postcard::from_bytes(body).ok(),
+        // Before there were views: they come last, and there were none.
+        (1, body) => {
+            let whole = postcard::to_extend(&Views::default(), body.to_vec()).ok()?;
+            postcard::from_bytes(&whole).ok()
+        }
+        _ => None,
+    }
 }
 
 fn done_of(bytes: &[u8]) -> Option<Done> {
@@ -201,6 +213,7 @@ const FOLDER: &str = "checkpoints";
 const POSITION: &str = "position";
 const DONE: &str = "done";
 const VERSION: u8 = 1;
+const POSITION_VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -144,7 +144,8 @@ fn work(
         }
     };
     let alone = EngineOptions::alone(workers, start.socket.clone());
-    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, ..alone };
+    let views = from.state.views.definitions().all().to_vec();
+    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, views, ..alone };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }
 

@@ -11,6 +11,7 @@ use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::log::{LogError, Logs, Pace};
+use crate::views::Views;
 
 /// What the chain says now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,12 +30,13 @@ pub(crate) struct Now {
 pub(crate) fn follow(
     logs: Arc<dyn Logs>,
     now: watch::Sender<Now>,
+    views: watch::Sender<Option<Views>>,
     base: impl Fn(u64) -> Result<Position, Error>,
     stop: impl Fn() -> bool,
 ) {
     while !stop() {
         // After a fault it begins anew: the chain may have been mended.
-        if let Err(failed) = read(&*logs, &now, &base, &stop) {
+        if let Err(failed) = read(&*logs, (&now, &views), &base, &stop) {
             error!(error = %failed, "the chain cannot be followed: this node takes part in no new generation; trying on");
             std::thread::sleep(AGAIN_AFTER);
         }
@@ -43,7 +45,7 @@ pub(crate) fn follow(
 
 fn read(
     logs: &dyn Logs,
-    now: &watch::Sender<Now>,
+    (now, views): (&watch::Sender<Now>, &watch::Sender<Option<Views>>),
     base: &impl Fn(u64) -> Result<Position, Error>,
     stop: &impl Fn() -> bool,
 ) -> Result<(), Error> {
@@ -61,6 +63,13 @@ fn read(
             Ok(Some((_, bytes))) => state.apply(&ChainRecord::decode(&bytes)?)?,
             Ok(None) => {
                 tell(now, &state);
+                views.send_if_modified(|views| {
+                    let is_new = views.as_ref() != Some(&state.views);
+                    if is_new {
+                        *views = Some(state.views.clone());
+                    }
+                    is_new
+                });
                 std::thread::sleep(POLL);
             }
             Err(LogError::Forgotten { first, .. }) => {

@@ -17,6 +17,7 @@ use crate::holder::{Holder, TAKE_EVERY};
 use crate::log::{LogError, Logs};
 use crate::membership::{Limits, Membership};
 use crate::metrics;
+use crate::views::{self, ViewRequest};
 
 /// Who may come to hold the chain.
 pub(crate) struct Candidate {
@@ -71,7 +72,7 @@ impl Candidate {
         let start = Instant::now();
         let mut next = start;
         let limits = Limits { member_ms_max: self.limits.member_ms_max, join_ms_min: self.limits.join_ms_min };
-        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start, checkpoints: Vec::new() };
+        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start, checkpoints: Vec::new(), requests: Vec::new() };
         let mut saves = Saves { every_ms: self.checkpoint_ms, due_ms: self.checkpoint_ms, tick: 0 };
         while !stop() {
             let elapsed_ms = start.elapsed().as_millis() as u64;
@@ -95,6 +96,7 @@ impl Candidate {
                     commands.push(Command::Form(next.generation.clone()));
                 }
             }
+            commands.extend(self.views(&mut looker.requests, holder.state()));
             holder.step(elapsed_ms, commands)?;
             if let (Some(next), Some(membership)) = (formed, &mut looker.membership) {
                 let nodes: Vec<&str> = next.generation.members.iter().map(|member| member.node.as_str()).collect();
@@ -108,6 +110,22 @@ impl Candidate {
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
         Ok(())
+    }
+
+    /// Takes up the changes of views that nobody has chained yet. A request that is in the chain has done its work.
+    fn views(&self, requests: &mut Vec<ViewRequest>, state: &ChainState) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for request in requests.drain(..) {
+            match state.views.outcome(request.id) {
+                None => commands.push(Command::Views(request)),
+                Some(_) => {
+                    if let Err(failed) = self.runtime.block_on(views::settle(&self.store, request.id)) {
+                        warn!(error = %failed, "a request for a view stays where it is: it is done already");
+                    }
+                }
+            }
+        }
+        commands
     }
 
     /// Lets the holder go on at what the live nodes' clocks agree on; false while that is not known.
@@ -142,6 +160,8 @@ struct Looker {
     start: Instant,
     /// Ticks of those that count, ascending.
     checkpoints: Vec<u64>,
+    /// Changes of views that are asked for.
+    requests: Vec<ViewRequest>,
 }
 
 impl Looker {
@@ -149,6 +169,7 @@ impl Looker {
         if let Some(seen) = self.board.newer(self.looked.or(Some(self.start))) {
             self.looked = Some(seen.at);
             self.checkpoints = seen.checkpoints;
+            self.requests = seen.requests;
             let membership = self.membership.get_or_insert_with(new);
             if let Some(workers) = seen.workers {
                 membership.want_workers(workers);

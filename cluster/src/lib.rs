@@ -34,6 +34,7 @@ pub mod replay;
 #[doc(hidden)]
 pub mod simulate;
 mod supervise;
+pub mod views;
 
 pub use error::Error;
 pub use log::LogError;

@@ -31,6 +31,7 @@ use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
 use crate::supervise::Supervisor;
+use crate::views::{ClusterViews, Views as MadeViews};
 use crate::{identity, layout, metrics};
 
 /// Where a running node listens.
@@ -83,12 +84,14 @@ pub async fn run(
     let serving = tokio::spawn(server.run(to_ingest, Arc::new(received)));
     let listener = mesh_listener(config.listen.mesh).await?;
     let socket = layout::engine_socket(&config.data_dir);
+    let (tell_views, views) = watch::channel(None);
     let options = weir_query::ServeOptions {
         sql: config.listen.sql,
         http: config.listen.http,
         socket,
         limits: config.query.clone(),
         record,
+        views: Some(ClusterViews::shared(cluster_store(&config)?, views)),
     };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
@@ -96,7 +99,7 @@ pub async fn run(
     let watching = tokio::spawn(watch_engine(live.clone()));
     let archive = record_archive;
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
-    let parts = WorkersParts { logs, child, live, board, listener };
+    let parts = WorkersParts { logs, child, live, board, listener, tell_views };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     workers.extend([forgetting, revoking]);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
@@ -176,7 +179,7 @@ fn start_workers(
     parts: WorkersParts,
     stop: &Stop,
 ) -> Result<(JoinHandle<()>, Vec<tokio::task::JoinHandle<()>>), Error> {
-    let WorkersParts { logs, child, live, board, listener } = parts;
+    let WorkersParts { logs, child, live, board, listener, tell_views } = parts;
     let node = node_name(config)?;
     let (status, run) = (Status::default(), nonce() as u64);
     let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
@@ -192,7 +195,7 @@ fn start_workers(
     let base = move |first| runtime.block_on(forget::base(&bases, first));
     let following = std::thread::Builder::new()
         .name("follow".to_owned())
-        .spawn(move || follow(logs, told, base, || stop.is_set()))
+        .spawn(move || follow(logs, told, tell_views, base, || stop.is_set()))
         .expect("a thread can be started");
     let socket = layout::engine_socket(&config.data_dir);
     let limits = config.mesh.limits.clone();
@@ -221,6 +224,7 @@ struct WorkersParts {
     live: weir_query::Live,
     board: Board,
     listener: TcpListener,
+    tell_views: watch::Sender<Option<MadeViews>>,
 }
 
 /// The objects by which nodes agree: where their logs are.

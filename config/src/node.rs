@@ -204,6 +204,10 @@ numbers! {
         away_ms_max: u64 = 20000 in 0 ..= 3600000;
         /// SQL and HTTP connections at once, each kind.
         connections_max: usize = 128 in 1 ..= 10000;
+        /// Views that people may make in this cluster. Every one costs the workers memory and a little time at each tick.
+        views_max: u64 = 100 in 0 ..= 10000;
+        /// Bytes of the SELECT of one view: it is kept in the chain and in every checkpoint.
+        view_sql_bytes_max: u64 = 65536 in 1 ..= 1048576;
     }
 }
 

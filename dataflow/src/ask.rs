@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::handle::{At, Completeness, Failure, Read, Request, Response, Stats};
 use crate::mesh::{Body, Part, Peek, What};
 use crate::output::digest_text;
-use crate::peek::{check_limits, resolve};
+use crate::peek::{Shelf, check_limits, resolve};
 use crate::relations::relations;
 use crate::server::Outbox;
 
@@ -54,7 +54,7 @@ impl Asker {
     }
 
     /// Takes up a request: answers it, or returns what to ask of all workers.
-    pub(crate) fn request(&mut self, request: Request, outbox: Arc<Outbox>, now: Progress) -> Option<Peek> {
+    pub(crate) fn request(&mut self, request: Request, outbox: Arc<Outbox>, now: Progress, shelf: &dyn Shelf) -> Option<Peek> {
         let (id, at, what) = match request {
             Request::Frontier { id } => {
                 outbox.send(Response::Frontier { id, closed: now.closed, since: now.since });
@@ -64,7 +64,7 @@ impl Asker {
             Request::Digest { id, at } => (id, at, What::Digest),
             Request::Stats { id } => (id, At::Tick(0), What::Stats),
         };
-        match self.check(&what, at, now) {
+        match self.check(&what, at, now, shelf) {
             Err(failure) => {
                 outbox.send(Response::Failed { id, failure });
                 None
@@ -73,12 +73,19 @@ impl Asker {
         }
     }
 
-    fn check(&self, what: &What, at: At, now: Progress) -> Result<u64, Failure> {
+    fn check(&self, what: &What, at: At, now: Progress, shelf: &dyn Shelf) -> Result<u64, Failure> {
         if self.open.len() >= OPEN_MAX {
             return Err(Failure::Busy(OPEN_MAX));
         }
         if let What::Rows(reads) = what {
-            reads.iter().try_for_each(|read| resolve(read).map(|_| ()))?;
+            for read in reads {
+                resolve(read, shelf)?;
+                // A view that is just being made has no answer yet.
+                let begun = shelf.view(&read.relation).map_or(0, |view| view.created);
+                if at == At::Latest && now.closed.is_some_and(|closed| closed < begun) {
+                    return Err(Failure::NotReady);
+                }
+            }
         }
         match at {
             _ if matches!(what, What::Stats) => Ok(0),
@@ -184,7 +191,7 @@ impl Open {
             What::Rows(_) => Response::Done { id, tick, completeness: std::mem::take(&mut self.completeness) },
             What::Digest => {
                 let standing = relations().iter().filter(|info| info.standing);
-                let views = standing.zip(&self.digests).map(|(info, (hash, rows))| digest_text(info.name, *hash, *rows));
+                let views = standing.zip(&self.digests).map(|(info, (hash, rows))| digest_text(&info.name, *hash, *rows));
                 Response::Digests { id, tick, views: views.collect() }
             }
             What::Stats => {

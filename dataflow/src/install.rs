@@ -3,7 +3,7 @@
 //! frames → source → connections → plans → outputs. One probe behind all outputs says which ticks every worker has done.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,11 +18,12 @@ use weir_schema::Column;
 
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
+use crate::definition::ViewDefinition;
 use crate::expr::{Counters, KeptCounters};
 use crate::feed::Arrived;
 use crate::handle::{Completeness, Held};
 use crate::output::{Output, attach};
-use crate::peek::{self, Shelf};
+use crate::peek::{self, Made, Shelf};
 use crate::relations::{AGENTS, CONNECTIONS, HOSTS, LOSSES, relations};
 use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::run::Error;
@@ -30,6 +31,7 @@ use crate::settings::ViewSettings;
 use crate::source::table::inside;
 use crate::source::tail::Forgotten;
 use crate::source::{SourceOptions, SourceState, Tail, schema_of, source};
+use crate::standing::{Base, Standing};
 use crate::views::views;
 
 /// What a worker has of the views.
@@ -40,12 +42,14 @@ pub(crate) struct Installed {
     probe: Probe<u64>,
     shelf: Books,
     keeper: Keeper,
+    standing: Standing,
 }
 
 /// What the peeks of one worker read.
 #[derive(Default)]
 pub(crate) struct Books {
-    outputs: HashMap<&'static str, Rc<RefCell<Output>>>,
+    outputs: HashMap<String, Rc<RefCell<Output>>>,
+    made: BTreeMap<String, Made>,
     source: Option<SourceState>,
     connections: Counts,
     counters: Vec<(&'static str, Arc<Counters>)>,
@@ -59,10 +63,10 @@ impl Installed {
         let keeper = Keeper::new(Share { index: worker.index(), peers: worker.peers() }, restore);
         let mut outputs = HashMap::new();
         for info in relations().iter().filter(|info| info.standing) {
-            let output = Output::new(info).map_err(|error| failed(info.name, error))?;
+            let output = Output::new(info).map_err(|error| failed(&info.name, error))?;
             let output = keeper.keep(format!("output/{}", info.name), output).shared();
             output.borrow_mut().begin(keeper.restored().unwrap_or(0));
-            outputs.insert(info.name, output);
+            outputs.insert(info.name.to_string(), output);
         }
         let source = SourceState::new(&settings);
         keeper.keep("source/tails", Forgotten(Rc::clone(&source.tails)));
@@ -103,17 +107,39 @@ impl Installed {
 
     /// Whether every worker has done this tick.
     pub(crate) fn is_closed(&self, tick: u64) -> bool {
-        !self.probe.less_than(&(tick + 1))
+        !self.probe.less_than(&(tick + 1)) && self.standing.is_closed(tick)
+    }
+
+    /// Makes a view, as of a tick that is about to be fed. Every worker does so at the same one.
+    pub(crate) fn create(&mut self, worker: &mut Worker, tick: u64, definition: &ViewDefinition) {
+        let share = self.keeper.share();
+        let source = |relation: &str| self.shelf.outputs.get(relation).cloned();
+        if let Some(made) = self.standing.create(worker, tick, definition, Base { share, source: &source }) {
+            self.shelf.made.insert(definition.name.clone(), made);
+        }
+    }
+
+    /// Drops views, as of a tick that is about to be fed.
+    pub(crate) fn drop_views(&mut self, tick: u64, names: &[String]) {
+        self.standing.drop_views(tick, names);
+        self.shelf.made.retain(|name, _| !names.contains(name));
+    }
+
+    /// Hands what is closed on to the views that people made. True when something was.
+    pub(crate) fn pass_on(&mut self, worker: &mut Worker, fed: &VecDeque<u64>) -> bool {
+        self.standing.pass_on(worker, fed, &self.probe)
     }
 
     /// No more is known to come for ticks before this one.
     pub(crate) fn closed(&self, tick: u64) {
         self.ticks.forget_before(tick);
+        self.standing.closed(tick);
     }
 
     /// Forgets what only reads before `since` need.
     pub(crate) fn compact(&mut self, since: u64) {
-        for output in self.shelf.outputs.values() {
+        let made = self.shelf.made.values().filter_map(|made| made.output.as_ref().ok());
+        for output in self.shelf.outputs.values().chain(made) {
             output.borrow_mut().compact(since);
         }
     }
@@ -150,7 +176,7 @@ impl Build {
             self.attach(base, relation)?;
         }
         let Self { settings, ticks, probe, shelf, keeper } = self;
-        Ok(Installed { settings, input, ticks, probe, shelf, keeper })
+        Ok(Installed { settings, input, ticks, probe, shelf, keeper, standing: Standing::default() })
     }
 
     /// What plans read.
@@ -194,6 +220,14 @@ impl Shelf for Books {
         self.outputs.get(relation).cloned()
     }
 
+    fn view(&self, relation: &str) -> Option<&Made> {
+        self.made.get(relation)
+    }
+
+    fn views(&self) -> Vec<&Made> {
+        self.made.values().collect()
+    }
+
     fn tail(&self, read: &peek::TailRead<'_>, more: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), String> {
         let source = self.source.as_ref().ok_or("the views are not built yet")?;
         let (tail, all) = match read.relation {
@@ -234,7 +268,8 @@ impl Shelf for Books {
     fn counters(&self) -> Vec<(String, u64)> {
         let Some(source) = &self.source else { return vec![] };
         let counts = *source.counts.borrow();
-        let views = self.counters.iter().map(|(_, counters)| counters);
+        let made = self.made.values().map(|made| &made.counters);
+        let views = self.counters.iter().map(|(_, counters)| counters).chain(made);
         let sum = |count: fn(&Counters) -> u64| views.clone().map(|counters| count(counters)).sum::<u64>();
         [
             ("frames_total", counts.frames),

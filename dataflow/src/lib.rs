@@ -1,7 +1,7 @@
 //! Keeps every answer up to date: plans to timely and differential operators.
 //!
 //! A feed of chained ticks goes in (`feed.rs`); workers (`worker.rs`) decode it (`source/`), join connections (`connections/`),
-//! keep the standing views (`views/`, rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
+//! keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
 //! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh).
 //!
 //! `checkpoint/` saves the state of all operators at a tick and takes it up again, on any number of workers.
@@ -14,6 +14,7 @@
 mod ask;
 mod checkpoint;
 pub mod connections;
+mod definition;
 pub mod delta;
 pub mod expr;
 mod feed;
@@ -28,12 +29,14 @@ mod run;
 mod server;
 mod settings;
 pub mod source;
+mod standing;
 mod views;
 mod worker;
 
 #[doc(hidden)]
 pub use checkpoint::empty_part;
 pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};
+pub use definition::{Definitions, Known, ViewChange, ViewDefinition, ViewKind, ViewOutcome};
 pub use feed::{Arrived, Feed, FeedStep, Tick};
 pub use relations::{RelationInfo, relation, relations};
 pub use run::{EngineOptions, Error, run};

@@ -32,13 +32,13 @@ use crate::handle::{Digest, Held};
 use crate::relations::RelationInfo;
 use crate::render::owner;
 
-type Bytes = Box<[u8]>;
+pub(crate) type Bytes = Box<[u8]>;
 type Counts<K> = HashMap<K, i64, foldhash::fast::FixedState>;
 
 /// A worker's share of one standing relation.
 #[derive(Debug)]
 pub(crate) struct Output {
-    name: &'static str,
+    name: String,
     schema: SchemaRef,
     converter: RowConverter,
     since: u64,
@@ -54,7 +54,7 @@ impl Output {
     pub(crate) fn new(info: &RelationInfo) -> Result<Self, ArrowError> {
         let fields = info.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         Ok(Self {
-            name: info.name,
+            name: info.name.to_string(),
             schema: Arc::clone(&info.schema),
             converter: RowConverter::new(fields)?,
             since: 0,
@@ -81,7 +81,7 @@ impl Output {
         let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
         let failed = |error| {
             self.errors += delta.diffs.len() as u64;
-            tracing::error!(relation = self.name, %error, "a view's rows do not fit its columns");
+            tracing::error!(relation = %self.name, %error, "a view's rows do not fit its columns");
         };
         encoded.map_err(failed).ok()
     }
@@ -155,9 +155,26 @@ impl Output {
             show(row, count);
         }
         if negative > 0 {
-            tracing::error!(relation = self.name, rows = negative, tick, "rows with a negative count");
+            tracing::error!(relation = %self.name, rows = negative, tick, "rows with a negative count");
         }
         self.negative = self.negative.max(negative);
+    }
+
+    /// All rows at `tick`, with how often each is there.
+    pub(crate) fn rows_at(&mut self, tick: u64) -> Vec<(Bytes, i64)> {
+        let mut rows = Vec::new();
+        self.at(tick, |row, count| rows.push((row.into(), i64::try_from(count).unwrap_or(i64::MAX))));
+        rows
+    }
+
+    /// What this tick changed, each row once. Only of ticks behind `since`.
+    pub(crate) fn changes_at(&self, tick: u64) -> Vec<(Bytes, i64)> {
+        let Some(changes) = self.changes.get(&tick) else { return vec![] };
+        let mut sums: Counts<&Bytes> = Counts::default();
+        for (row, diff) in changes {
+            *sums.entry(row).or_default() += diff;
+        }
+        sums.into_iter().filter(|(_, diff)| *diff != 0).map(|(row, diff)| (row.clone(), diff)).collect()
     }
 
     /// Decodes rows into a batch of the given columns.
@@ -180,7 +197,7 @@ impl Output {
     /// What is in memory.
     pub(crate) fn held(&self) -> Held {
         let waiting = self.changes.values().flatten().map(|(row, _)| row.len()).sum::<usize>();
-        Held { relation: self.name.into(), rows: self.base.len() as u64, bytes: (self.base_bytes + waiting) as u64 }
+        Held { relation: self.name.clone(), rows: self.base.len() as u64, bytes: (self.base_bytes + waiting) as u64 }
     }
 
     /// Rows that could not be encoded, and rows whose count was negative when read.
@@ -305,7 +322,7 @@ mod tests {
     use super::*;
 
     fn output() -> Output {
-        Output::new(&RelationInfo { name: "t", schema: schema(), standing: true, sql: None }).unwrap()
+        Output::new(&RelationInfo { name: "t".into(), schema: schema(), standing: true, sql: None }).unwrap()
     }
 
     fn schema() -> SchemaRef {

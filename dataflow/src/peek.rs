@@ -13,6 +13,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 
+use crate::expr::Counters;
 use crate::handle::{Completeness, Failure, Held, Read, Stats};
 use crate::mesh::{Body, Peek, What};
 use crate::output::{Output, project};
@@ -22,6 +23,10 @@ use crate::relations::{self, RelationInfo};
 pub(crate) trait Shelf {
     /// The output of a standing relation.
     fn output(&self, relation: &str) -> Option<Rc<RefCell<Output>>>;
+    /// A view that somebody made.
+    fn view(&self, relation: &str) -> Option<&Made>;
+    /// All views that people made.
+    fn views(&self) -> Vec<&Made>;
     /// Hands out the rows of a tail that arrived up to a tick, newest first, for as long as more are wanted.
     fn tail(&self, read: &TailRead<'_>, more: &mut dyn FnMut(RecordBatch) -> bool) -> Result<(), String>;
     /// What this worker's share of an answer at this tick lacks.
@@ -30,6 +35,19 @@ pub(crate) trait Shelf {
     fn tails_held(&self) -> Vec<Held>;
     /// Counters by name.
     fn counters(&self) -> Vec<(String, u64)>;
+}
+
+/// A view that somebody made, as it is read.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Its columns.
+    pub(crate) info: RelationInfo,
+    /// The first tick at which it has rows.
+    pub(crate) created: u64,
+    /// Its rows, or why it has none.
+    pub(crate) output: Result<Rc<RefCell<Output>>, String>,
+    /// What is counted of it.
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// What is read of a tail.
@@ -83,8 +101,10 @@ pub(crate) fn answer(peek: &Peek, shelf: &dyn Shelf, send: &mut dyn FnMut(Body))
 }
 
 /// Finds a read's relation and columns.
-pub(crate) fn resolve(read: &Read) -> Result<(&'static RelationInfo, Vec<usize>), Failure> {
-    let info = relations::relation(&read.relation).ok_or_else(|| Failure::UnknownRelation(read.relation.clone()))?;
+pub(crate) fn resolve(read: &Read, shelf: &dyn Shelf) -> Result<(RelationInfo, Vec<usize>), Failure> {
+    let shipped = relations::relation(&read.relation);
+    let info = shipped.or_else(|| shelf.view(&read.relation).map(|made| &made.info)).cloned();
+    let info = info.ok_or_else(|| Failure::UnknownRelation(read.relation.clone()))?;
     let columns = match &read.columns {
         None => (0..info.schema.fields().len()).collect(),
         Some(names) => names
@@ -99,12 +119,15 @@ pub(crate) fn resolve(read: &Read) -> Result<(&'static RelationInfo, Vec<usize>)
 }
 
 fn answer_read(tick: u64, read: &Read, place: u32, shelf: &dyn Shelf, send: &mut dyn FnMut(Body)) -> Result<(), Failure> {
-    let (info, columns) = resolve(read)?;
+    let (info, columns) = resolve(read, shelf)?;
     let mut sender = Sender { read, place, rows: 0, bytes: 0, send };
     // One more than allowed tells that there are too many.
     let rows_enough = read.limit.unwrap_or(u64::MAX).min(read.rows_max.saturating_add(1));
     if info.standing {
-        let output = shelf.output(info.name).ok_or(Failure::NotReady)?;
+        let output = match shelf.view(&info.name) {
+            Some(made) => made.output.clone().map_err(|why| Failure::Internal(format!("view \"{}\": {why}", info.name)))?,
+            None => shelf.output(&info.name).ok_or(Failure::NotReady)?,
+        };
         let mut output = output.borrow_mut();
         if tick < output.since() {
             return Err(Failure::Forgotten { tick, since: output.since() });
@@ -120,7 +143,7 @@ fn answer_read(tick: u64, read: &Read, place: u32, shelf: &dyn Shelf, send: &mut
             sender.batch(&batch)?;
         }
     } else {
-        answer_tail(info, &TailRead { relation: info.name, columns: &columns, tick }, rows_enough, shelf, &mut sender)?;
+        answer_tail(&info, &TailRead { relation: &info.name, columns: &columns, tick }, rows_enough, shelf, &mut sender)?;
     }
     Ok(())
 }
@@ -225,7 +248,7 @@ fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
 fn digests(tick: u64, shelf: &dyn Shelf) -> Result<Vec<(u128, u64)>, Failure> {
     let standing = relations::relations().iter().filter(|info| info.standing);
     let digest = |info: &RelationInfo| {
-        let output = shelf.output(info.name).ok_or(Failure::NotReady)?;
+        let output = shelf.output(&info.name).ok_or(Failure::NotReady)?;
         let mut output = output.borrow_mut();
         if tick < output.since() {
             return Err(Failure::Forgotten { tick, since: output.since() });
@@ -236,7 +259,8 @@ fn digests(tick: u64, shelf: &dyn Shelf) -> Result<Vec<(u128, u64)>, Failure> {
 }
 
 fn outputs(shelf: &dyn Shelf) -> impl Iterator<Item = Rc<RefCell<Output>>> {
-    relations::relations().iter().filter(|info| info.standing).filter_map(|info| shelf.output(info.name))
+    let shipped = relations::relations().iter().filter(|info| info.standing).filter_map(|info| shelf.output(&info.name));
+    shipped.chain(shelf.views().into_iter().filter_map(|made| made.output.clone().ok()))
 }
 
 fn completeness(tick: u64, shelf: &dyn Shelf) -> Completeness {

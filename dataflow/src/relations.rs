@@ -3,6 +3,7 @@
 //! Outside, text is plain UTF-8; inside the engine it is dictionary-encoded. A standing relation is a maintained answer; the
 //! others are tails of what arrived.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -12,13 +13,13 @@ use weir_schema::{Column, ColumnType, EVENTS, SAMPLES};
 #[derive(Debug, Clone)]
 pub struct RelationInfo {
     /// Its SQL name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its columns.
     pub schema: SchemaRef,
     /// True when the answer is maintained; false for a tail.
     pub standing: bool,
     /// The SQL that defines it, for what is defined over other relations.
-    pub sql: Option<&'static str>,
+    pub sql: Option<Cow<'static, str>>,
 }
 
 /// Every relation, in the order of the manual.
@@ -32,9 +33,13 @@ pub fn relation(name: &str) -> Option<&'static RelationInfo> {
 }
 
 static RELATIONS: LazyLock<Vec<RelationInfo>> = LazyLock::new(|| {
-    let tail = |name, columns: &[Column]| RelationInfo { name, schema: wire_schema(columns), standing: false, sql: None };
-    let base = |name, columns| RelationInfo { name, schema: schema(columns), standing: true, sql: None };
-    let view = |name, columns, sql| RelationInfo { name, schema: schema(columns), standing: true, sql: Some(sql) };
+    let info = |name: &'static str, schema, standing, sql: Option<&'static str>| {
+        let (name, sql) = (name.into(), sql.map(Into::into));
+        RelationInfo { name, schema, standing, sql }
+    };
+    let tail = |name, columns: &[Column]| info(name, wire_schema(columns), false, None);
+    let base = |name, columns| info(name, schema(columns), true, None);
+    let view = |name, columns, sql| info(name, schema(columns), true, Some(sql));
     vec![
         tail("events", EVENTS),
         tail("samples", SAMPLES),

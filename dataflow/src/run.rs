@@ -13,6 +13,7 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Config as Threads, Hooks};
 
 use crate::checkpoint::{CheckpointError, CheckpointSink, Restore, Saved};
+use crate::definition::ViewDefinition;
 use crate::feed::Feed;
 use crate::server::Server;
 use crate::worker::{self, Door, Saves, Shared, Start};
@@ -32,12 +33,14 @@ pub struct EngineOptions {
     pub checkpoints: Option<Arc<dyn CheckpointSink>>,
     /// What to begin from; none: the chain's beginning. The feeds go on behind its tick.
     pub restore: Option<Arc<Restore>>,
+    /// The views that people have made up to the tick of `restore`, in the order in which they were made.
+    pub views: Vec<ViewDefinition>,
 }
 
 impl EngineOptions {
     /// One process of one mesh, which begins at the chain's beginning and makes no checkpoints.
     pub fn alone(workers: usize, socket: PathBuf) -> Self {
-        Self { process: 0, workers, links: Vec::new(), socket, checkpoints: None, restore: None }
+        Self { process: 0, workers, links: Vec::new(), socket, checkpoints: None, restore: None, views: Vec::new() }
     }
 }
 
@@ -105,7 +108,7 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
     let saves = options.checkpoints.map(|sink| Saves { to: write_checkpoints(Arc::clone(&sink), threads), sink });
-    let start = Start { restore: options.restore, saves };
+    let start = Start { restore: options.restore, saves, views: options.views };
     let (builders, held) = allocators(options.links, options.process, threads)?;
     let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::definition::ViewDefinition;
+
 /// A record of the chain that changes answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -9,6 +11,10 @@ pub enum Command {
     Configure(ViewSettings),
     /// Every worker saves its state as of this tick, if it was told where to.
     Checkpoint,
+    /// A view that somebody made, from this tick on.
+    CreateView(ViewDefinition),
+    /// Views that are there no more, from this tick on.
+    DropViews(Vec<String>),
 }
 
 /// How long, how late and how much the views hold.

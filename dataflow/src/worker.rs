@@ -16,6 +16,7 @@ use timely::worker::Worker;
 
 use crate::ask::{Asker, Progress};
 use crate::checkpoint::{CheckpointSink, Restore, Saved};
+use crate::definition::ViewDefinition;
 use crate::feed::{Feed, FeedStep, Tick};
 use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
@@ -51,6 +52,8 @@ pub(crate) struct Start {
     pub(crate) restore: Option<Arc<Restore>>,
     /// Where saved states go.
     pub(crate) saves: Option<Saves>,
+    /// The views that people had made when the state was saved.
+    pub(crate) views: Vec<ViewDefinition>,
 }
 
 /// Where saved states go, and who is told that one is being saved.
@@ -101,7 +104,7 @@ pub(crate) fn run(
         saves: start.saves.clone(),
     };
     if let Some(restore) = &start.restore
-        && let Err(error) = state.begin(worker, restore)
+        && let Err(error) = state.begin(worker, restore, &start.views)
     {
         shared.fail(error);
     }
@@ -147,9 +150,13 @@ struct State {
 
 impl State {
     /// Takes up a checkpoint: its tick counts as fed.
-    fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>) -> Result<(), Error> {
+    fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>, made: &[ViewDefinition]) -> Result<(), Error> {
         let tick = restore.tick();
-        self.views = Some(Installed::install(worker, restore.settings(), Some(Arc::clone(restore)))?);
+        let mut views = Installed::install(worker, restore.settings(), Some(Arc::clone(restore)))?;
+        for definition in made {
+            views.create(worker, tick, definition);
+        }
+        self.views = Some(views);
         self.fed.push_back(tick);
         (self.fed_last, self.since) = (Some(tick), tick);
         tracing::info!(worker = worker.index(), tick, "begins from a checkpoint");
@@ -160,13 +167,14 @@ impl State {
     fn turn(&mut self, worker: &mut Worker) -> Result<bool, Error> {
         let requested = self.take_requests();
         let fed = self.feed_tick(worker)?;
+        let passed = self.views.as_mut().is_some_and(|views| views.pass_on(worker, &self.fed));
         let closed = self.close_ticks();
         let talked = self.talk();
         let answered = self.answer();
         if closed || answered {
             self.compact();
         }
-        Ok(requested || fed || closed || talked || answered)
+        Ok(requested || fed || passed || closed || talked || answered)
     }
 
     fn progress(&self) -> Progress {
@@ -175,6 +183,8 @@ impl State {
 
     fn take_requests(&mut self) -> bool {
         let now = self.progress();
+        let nothing = Books::default();
+        let shelf = self.views.as_ref().map_or(&nothing, Installed::shelf);
         let Some((asker, door)) = &mut self.asker else { return false };
         let mut any = false;
         for incoming in door.incoming.try_iter().take(REQUESTS_PER_TURN) {
@@ -182,7 +192,7 @@ impl State {
                 Incoming::Beat => asker.beat(),
                 Incoming::Request(request, outbox) => {
                     any = true;
-                    if let Some(peek) = asker.request(request, outbox, now) {
+                    if let Some(peek) = asker.request(request, outbox, now, shelf) {
                         self.mesh.ask(&Ask::Peek(peek));
                     }
                 }
@@ -212,11 +222,16 @@ impl State {
             return Err(Error::Feed(format!("tick {} came after tick {}", tick.tick, self.fed_last.unwrap_or(0))));
         }
         for command in tick.commands {
-            match (command, &self.views) {
+            match (command, &mut self.views) {
                 (Command::Configure(settings), None) => self.views = Some(Installed::install(worker, settings, None)?),
                 (Command::Configure(settings), Some(views)) if *views.settings() == settings => {}
                 (Command::Configure(_), Some(_)) => {
                     return Err(Error::Feed("the settings of the views were changed while they run".into()));
+                }
+                (Command::CreateView(definition), Some(views)) => views.create(worker, tick.tick, &definition),
+                (Command::DropViews(names), Some(views)) => views.drop_views(tick.tick, &names),
+                (Command::CreateView(_) | Command::DropViews(_), None) => {
+                    return Err(Error::Feed("the chain makes a view before its settings".into()));
                 }
                 (Command::Checkpoint, _) => self.saving = self.saves.is_some().then_some(tick.tick),
             }

@@ -162,7 +162,7 @@ async fn views_are_what_their_sql_says() {
         let ticks = 50;
         for at in [world.end(), world.end() - TICK_MS, world.end() - 7 * TICK_MS] {
             assert!(at > START_MS + ticks * TICK_MS);
-            let reads = inputs.iter().copied().chain(views.iter().map(|info| info.name)).map(read_of).collect();
+            let reads = inputs.iter().copied().chain(views.iter().map(|info| info.name.as_ref())).map(read_of).collect();
             let (answer, _) = peek(&mut client, at, reads).unwrap();
             let context = SessionContext::new();
             for (name, batch) in ["connections_all", "events", "samples"].iter().zip(&answer) {
@@ -170,7 +170,7 @@ async fn views_are_what_their_sql_says() {
                 context.register_table(*name, Arc::new(table)).unwrap();
             }
             for (info, kept) in views.iter().zip(&answer[inputs.len()..]) {
-                let sql = runnable(info.sql.unwrap(), at);
+                let sql = runnable(info.sql.as_deref().unwrap(), at);
                 let made = context.sql(&sql).await.unwrap().collect().await.unwrap();
                 let made = concat_batches(&made[0].schema(), &made).unwrap();
                 let columns = made.columns().iter().zip(info.schema.fields());

@@ -60,7 +60,7 @@ impl SqlError {
 
     /// A relation that does not exist.
     pub fn unknown_relation(name: impl std::fmt::Display) -> Self {
-        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name).chain(crate::inventory::names()).collect();
+        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name.as_ref()).chain(crate::inventory::names()).collect();
         Self::new(UNKNOWN_RELATION, format!("relation \"{name}\" does not exist"))
             .with_hint(format!("relations are {}", known.join(", ")))
     }
@@ -211,6 +211,20 @@ pub(crate) const OUT_OF_RANGE: &str = "22003";
 pub(crate) const DATA: &str = "22000";
 /// What was read is not what was written.
 pub(crate) const DATA_CORRUPTED: &str = "XX001";
+/// A relation of this name is there.
+pub(crate) const RELATION_EXISTS: &str = "42P07";
+/// Others depend on it.
+pub(crate) const DEPENDENTS: &str = "2BP01";
+/// A column is named twice.
+pub(crate) const DUPLICATE_COLUMN: &str = "42701";
+/// A value of another type is needed.
+pub(crate) const WRONG_TYPE: &str = "42804";
+/// No such schema.
+pub(crate) const UNKNOWN_SCHEMA: &str = "3F000";
+/// What cannot be a name.
+pub(crate) const BAD_NAME: &str = "42602";
+/// A limit of this server.
+pub(crate) const LIMIT: &str = "54000";
 /// An error of ours.
 pub(crate) const INTERNAL: &str = "XX000";
 /// Columns named in a hint.

@@ -37,7 +37,7 @@ impl Inventory {
             let plan = query_of(state, sql).await?;
             if name != HOSTS_NAME {
                 let schema = Arc::clone(plan.schema().inner());
-                inventory.views.push(RelationInfo { name, schema, standing: false, sql: Some(sql) });
+                inventory.views.push(RelationInfo { name: name.into(), schema, standing: false, sql: Some(sql.into()) });
             }
             inventory.plans.insert(name, plan);
         }
@@ -60,10 +60,10 @@ impl Inventory {
     }
 
     /// The views as tables: planned into the queries that name them.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = (&'static str, Arc<dyn TableProvider>)> {
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, Arc<dyn TableProvider>)> {
         self.views.iter().map(|view| {
-            let table = ViewTable::new(self.plans[view.name].clone(), view.sql.map(str::to_owned));
-            (view.name, Arc::new(table) as Arc<dyn TableProvider>)
+            let table = ViewTable::new(self.plans[view.name.as_ref()].clone(), view.sql.as_deref().map(str::to_owned));
+            (view.name.as_ref(), Arc::new(table) as Arc<dyn TableProvider>)
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A statement is parsed (`statement.rs`), planned against the relations' columns, what it reads is peeked from the workers
 //! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
-//! Everything is bounded by `query.*` of the config. Nothing here changes anything.
+//! Everything is bounded by `query.*` of the config. Nothing here changes anything but the views that people make (`views.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -22,9 +22,11 @@ mod search;
 mod session;
 mod statement;
 mod tables;
+mod views;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -34,6 +36,7 @@ use weir_config::QueryLimits;
 pub use error::{Error, SqlError};
 pub use http::MetricsRender;
 pub use live::{Frontier, Live, LiveError, Snapshot};
+pub use views::{Changed, ViewStore};
 
 /// Where to listen, whom to ask, how much to allow.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub struct ServeOptions {
     pub limits: QueryLimits,
     /// The record; none: `events` and `samples` are the workers' tails.
     pub record: Option<RecordOptions>,
+    /// The views that people make; none: there are only those that ship.
+    pub views: Option<Arc<dyn ViewStore>>,
 }
 
 /// The record, and how it is searched.
@@ -98,7 +103,7 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
         let searches = search::Searches::start(searches_max).map_err(Error::Threads)?;
         Ok(session::PastReads { record, searches })
     });
-    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone()).await;
+    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone(), options.views).await;
     let engine = engine.map_err(Error::Definitions)?;
     let health = health::Health::new();
     let mut tasks = JoinSet::new();

@@ -30,6 +30,7 @@ use crate::process_tree::ProcessTree;
 use crate::search::Searches;
 use crate::statement::{Asked, Show, Statement, parse};
 use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
+use crate::views::{Made, ViewStore, ViewsOf};
 
 /// Answers statements.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Engine {
     inventory: Option<Arc<Inventory>>,
     limits: QueryLimits,
     state: Arc<SessionState>,
+    /// What people made.
+    pub(crate) views: ViewsOf,
 }
 
 /// The record, and where it is searched.
@@ -66,7 +69,8 @@ pub(crate) struct Answer {
 
 /// What to say of tails that have forgotten rows.
 fn note(wanted: &[tables::Wanted], completeness: &Completeness) -> Option<String> {
-    let tails: Vec<&str> = wanted.iter().map(|wanted| wanted.info).filter(|info| !info.standing).map(|info| info.name).collect();
+    let tails: Vec<&str> =
+        wanted.iter().map(|wanted| &wanted.info).filter(|info| !info.standing).map(|info| info.name.as_ref()).collect();
     let forgotten = completeness.forgotten_rows;
     let say =
         || format!("{} older rows of events and samples are not kept yet: {} holds the latest only", forgotten, tails.join(", "));
@@ -92,7 +96,12 @@ struct Read {
 
 impl Engine {
     /// An engine over live relations.
-    pub(crate) async fn new(live: Live, past: Option<PastReads>, limits: QueryLimits) -> Result<Self, SqlError> {
+    pub(crate) async fn new(
+        live: Live,
+        past: Option<PastReads>,
+        limits: QueryLimits,
+        views: Option<Arc<dyn ViewStore>>,
+    ) -> Result<Self, SqlError> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
@@ -104,9 +113,10 @@ impl Engine {
         options.execution.time_zone = Some("UTC".into());
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(functions::all());
-        let mut engine = Self { live, past, inventory: None, limits, state: Arc::new(builder.build()) };
+        let views = ViewsOf::new(views);
+        let mut engine = Self { live, past, inventory: None, limits, state: Arc::new(builder.build()), views };
         if engine.past.is_some() {
-            let (state, _) = engine.state()?;
+            let (state, _) = engine.state(&Made::default())?;
             engine.inventory = Some(Arc::new(Inventory::plan(&state).await?));
         }
         let mut state = engine.state.as_ref().clone();
@@ -115,22 +125,42 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Every relation that can be asked for.
-    pub(crate) fn relations(&self) -> impl Iterator<Item = &RelationInfo> {
-        relations().iter().chain(self.inventory.iter().flat_map(|inventory| inventory.views()))
+    pub(crate) fn limits(&self) -> &QueryLimits {
+        &self.limits
     }
 
-    fn info(&self, name: &str) -> Result<&RelationInfo, SqlError> {
-        self.relations().find(|info| info.name == name).ok_or_else(|| match inventory::needs_record(name) {
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Every relation that can be asked for.
+    pub(crate) fn relations<'a>(&'a self, made: &'a Made) -> impl Iterator<Item = &'a RelationInfo> {
+        let recorded = self.inventory.iter().flat_map(|inventory| inventory.views());
+        relations().iter().chain(recorded).chain(made.infos())
+    }
+
+    fn info<'a>(&'a self, name: &str, made: &'a Made) -> Result<&'a RelationInfo, SqlError> {
+        self.relations(made).find(|info| info.name == name).ok_or_else(|| match inventory::needs_record(name) {
             true => inventory::no_record(name),
             false => SqlError::unknown_relation(name),
         })
     }
 
     /// Plans a query over the relations' columns.
-    pub(crate) async fn plan(&self, Asked { parsed, as_of }: &Asked) -> Result<Planned, SqlError> {
-        let (state, _) = self.state()?;
-        for name in state.resolve_table_references(parsed)? {
+    pub(crate) async fn plan(&self, asked: &Asked) -> Result<Planned, SqlError> {
+        let mut made = self.made().await?;
+        let unknown = |made: &Made, name: &String| self.info(name, made).is_err();
+        if self.names_in(asked)?.iter().any(|name| unknown(&made, name)) {
+            self.views_known().await?;
+            made = self.made().await?;
+        }
+        Ok(Planned { plan: self.planned_over(&made, asked).await?, as_of: asked.as_of })
+    }
+
+    /// The relations of ours that a query names.
+    pub(crate) fn names_in(&self, Asked { parsed, .. }: &Asked) -> Result<Vec<String>, SqlError> {
+        let mut names = Vec::new();
+        for name in self.state.resolve_table_references(parsed)? {
             let ours = name.schema().is_none_or(|schema| schema == SCHEMA);
             let inside = name.schema() == Some("information_schema");
             let tree = name.table() == inventory::PROCESS_TREE && self.inventory.is_some();
@@ -140,14 +170,23 @@ impl Engine {
             if !ours {
                 return Err(SqlError::unknown_relation(name));
             }
-            self.info(name.table())?;
+            names.push(name.table().to_owned());
         }
-        let plan = state.statement_to_plan(parsed.clone()).await?;
+        Ok(names)
+    }
+
+    /// Plans a query over these views and what ships.
+    pub(crate) async fn planned_over(&self, made: &Made, asked: &Asked) -> Result<LogicalPlan, SqlError> {
+        for name in self.names_in(asked)? {
+            self.info(&name, made)?;
+        }
+        let (state, _) = self.state(made)?;
+        let plan = state.statement_to_plan(asked.parsed.clone()).await?;
         match &plan {
             LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => {
                 Err(SqlError::unsupported("a statement that changes something"))
             }
-            _ => Ok(Planned { plan, as_of: *as_of }),
+            _ => Ok(plan),
         }
     }
 
@@ -162,7 +201,7 @@ impl Engine {
     }
 
     async fn run_unlimited(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
-        let (state, slot) = self.state()?;
+        let (state, slot) = self.state(&*self.made().await?)?;
         let plan = match parameters {
             Some(values) => planned.plan.clone().with_param_values(values)?,
             None => planned.plan.clone(),
@@ -173,7 +212,7 @@ impl Engine {
         let optimised = state.optimize(&plan)?;
         let wanted = match &optimised {
             LogicalPlan::Explain(explain) => {
-                wanted(&explain.plan)?.into_iter().filter(|read| self.is_recorded(read.info)).collect()
+                wanted(&explain.plan)?.into_iter().filter(|read| self.is_recorded(&read.info)).collect()
             }
             other => wanted(other)?,
         };
@@ -212,12 +251,12 @@ impl Engine {
     }
 
     fn is_recorded(&self, info: &RelationInfo) -> bool {
-        self.past().recorded(info.name).is_some()
+        self.past().recorded(&info.name).is_some()
     }
 
     /// Reads the live relations at one tick, and opens the record at the same one.
     async fn read(&self, wanted: &[tables::Wanted], as_of: Option<u64>, slot: &Slot) -> Result<Read, SqlError> {
-        let (recorded, live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(wanted.info));
+        let (recorded, live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(&wanted.info));
         let mut read = Read::default();
         if !live.is_empty() {
             let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
@@ -228,7 +267,7 @@ impl Engine {
             let mut reads = snapshot.reads;
             for (wanted, batches) in live.iter().zip(&mut reads) {
                 let columns: Vec<usize> = wanted.columns.iter().copied().collect();
-                batches.extend(self.dropped(wanted.info, &columns, &mut read.note).await?);
+                batches.extend(self.dropped(&wanted.info, &columns, &mut read.note).await?);
             }
             slot.fill(&live, reads)?;
         }
@@ -247,9 +286,16 @@ impl Engine {
     /// Asks the workers. While they are started anew it waits, so that a change of the mesh is a pause and no error.
     async fn peek(&self, at: At, reads: Vec<handle::Read>) -> Result<Snapshot, LiveError> {
         let deadline = Instant::now() + Duration::from_millis(self.limits.away_ms_max);
+        let made_until = Instant::now() + MADE_WITHIN;
         loop {
             match self.live.peek(at, reads.clone()).await {
                 Err(LiveError::Away | LiveError::Failed(Failure::NotReady)) if Instant::now() < deadline => {
+                    tokio::time::sleep(AWAY_PAUSE).await;
+                }
+                // The chain has made a view that these workers have not come to yet.
+                Err(LiveError::Failed(Failure::UnknownRelation(_) | Failure::Forgotten { .. }))
+                    if at == At::Latest && Instant::now() < made_until =>
+                {
                     tokio::time::sleep(AWAY_PAUSE).await;
                 }
                 answered => return answered,
@@ -301,10 +347,17 @@ impl Engine {
 
     /// All rows of one relation, for HTTP.
     pub(crate) async fn relation(&self, name: &str, limit: Option<u64>) -> Result<Answer, SqlError> {
+        let made = self.made().await?;
         let live = relation(name).filter(|info| !self.is_recorded(info));
-        let Some(info) = live else {
+        let Some(info) = live.or_else(|| made.kept.iter().find(|info| info.name == name)) else {
             // The latest first: the whole record is nothing to look through.
-            let latest = if self.is_recorded(self.info(name)?) { "tick desc, time desc" } else { "last_seen desc" };
+            let info = self.info(name, &made)?;
+            if made.named.iter().any(|(named, _)| named.name == name) {
+                return Err(SqlError::unsupported(format!("reading \"{name}\", a name for a SELECT, over this path")).with_hint(
+                    "ask /v1/query?sql=",
+                ));
+            }
+            let latest = if self.is_recorded(info) { "tick desc, time desc" } else { "last_seen desc" };
             let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
             let sql = format!("select * from {name} order by {latest} limit {limit}");
             return match parse(&sql)?.pop() {
@@ -312,7 +365,7 @@ impl Engine {
                 _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
             };
         };
-        let mut wanted = tables::Wanted { info, columns: (0..info.schema.fields().len()).collect(), limit };
+        let mut wanted = tables::Wanted { info: info.clone(), columns: (0..info.schema.fields().len()).collect(), limit };
         wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
         let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
         let peek = self.peek(At::Latest, vec![read]);
@@ -335,22 +388,27 @@ impl Engine {
     /// What this server knows by itself.
     pub(crate) async fn show(&self, show: &Show) -> Result<Answer, SqlError> {
         let schema = show.schema();
+        if matches!(show, Show::Views | Show::Tables | Show::Columns(_) | Show::Create(_)) {
+            self.views_known().await?;
+        }
+        let made = self.made().await?;
         let columns: Vec<Vec<String>> = match show {
-            Show::Views => vec![self.names(|info| info.standing || info.sql.is_some())],
+            Show::Views => vec![self.names(&made, |info| info.standing || info.sql.is_some())],
             Show::Tables => {
-                let kinds = self.relations().map(|info| self.kind_of(info).to_owned());
-                vec![self.names(|_| true), kinds.collect()]
+                let kinds = self.relations(&made).map(|info| self.kind_of(info).to_owned());
+                vec![self.names(&made, |_| true), kinds.collect()]
             }
             Show::Columns(name) => {
-                let info = self.info(name)?;
+                let info = self.info(name, &made)?;
                 let fields = info.schema.fields();
                 let types = fields.iter().map(|field| crate::encode::type_name(field.data_type()).to_owned());
                 vec![fields.iter().map(|field| field.name().clone()).collect(), types.collect()]
             }
             Show::Create(name) => {
-                let info = self.info(name)?;
+                let info = self.info(name, &made)?;
                 let sql = info
                     .sql
+                    .as_deref()
                     .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
                 vec![vec![name.clone()], vec![sql.to_owned()]]
             }
@@ -371,8 +429,8 @@ impl Engine {
         }
     }
 
-    fn names(&self, keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
-        self.relations().filter(|info| keep(info)).map(|info| info.name.to_owned()).collect()
+    fn names(&self, made: &Made, keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
+        self.relations(made).filter(|info| keep(info)).map(|info| info.name.to_string()).collect()
     }
 
     async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
@@ -384,10 +442,10 @@ impl Engine {
     }
 
     /// A state of its own for one query: fresh tables, a memory pool, the shared functions.
-    fn state(&self) -> Result<(SessionState, Arc<Slot>), SqlError> {
+    fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past(), self.inventory.as_deref())?);
+        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past(), self.inventory.as_deref(), made)?);
         let memory = usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(memory))).build_arc()?;
         let state = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
@@ -439,5 +497,7 @@ fn setting(name: &str) -> Result<String, SqlError> {
 const RECORD_ROWS_SHOWN: u64 = 1_000;
 /// Between two attempts to ask workers that are away.
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
+/// Workers that run come to a view's first tick long before.
+const MADE_WITHIN: Duration = Duration::from_secs(5);
 /// Threads that one query may use: answers must not starve the workers.
 const PARTITIONS: usize = 2;

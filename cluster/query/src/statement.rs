@@ -1,12 +1,13 @@
 //! SQL text to what this server does with it. What it does not do is refused here, by name.
 
 use datafusion::sql::parser::{DFParser, Statement as Parsed};
-use datafusion::sql::sqlparser::ast::{ObjectName, SetExpr, ShowCreateObject, ShowStatementIn, Statement as Ast};
+use datafusion::sql::sqlparser::ast::{CreateView, ObjectName, SetExpr, ShowCreateObject, ShowStatementIn, Statement as Ast};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use crate::as_of;
 use crate::error::SqlError;
+use crate::views::{self, Dropping};
 
 /// One statement.
 #[derive(Debug, Clone)]
@@ -15,6 +16,10 @@ pub(crate) enum Statement {
     Query(Box<Asked>),
     /// What this server knows by itself.
     Show(Show),
+    /// CREATE [MATERIALIZED] VIEW.
+    CreateView(Box<CreateView>),
+    /// DROP [MATERIALIZED] VIEW.
+    DropViews(Dropping),
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
@@ -97,7 +102,11 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
         Parsed::CreateExternalTable(_) => return Err(SqlError::unsupported("CREATE EXTERNAL TABLE")),
         Parsed::CopyTo(_) => return Err(SqlError::unsupported("COPY")),
     };
+    if let Some(dropping) = views::dropping(ast) {
+        return dropping.map(Statement::DropViews);
+    }
     Ok(match ast {
+        Ast::CreateView(view) => Statement::CreateView(Box::new(view.clone())),
         Ast::Query(query) => match query.body.as_ref() {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 return Err(SqlError::unsupported("a statement that changes data"));
@@ -181,6 +190,10 @@ mod tests {
             ("begin", "Begin"),
             ("start transaction read only", "Begin"),
             ("rollback", "End(\"ROLLBACK\")"),
+            ("create view v as select 1", "CreateView"),
+            ("create materialized view if not exists v as select 1", "CreateView"),
+            ("drop view if exists V, public.\"W\" cascade", "DropViews(Dropping { names: [\"v\", \"W\"], cascade: true, if_exists: true })"),
+            ("drop materialized view v restrict", "DropViews(Dropping { names: [\"v\"], cascade: false, if_exists: false })"),
             ("discard all", "Accepted(\"DISCARD\")"),
         ] {
             check(sql, expected);
@@ -193,7 +206,6 @@ mod tests {
             ("drop table events", "0A000 DROP TABLE"),
             ("insert into hosts values (1)", "0A000"),
             ("delete from hosts", "0A000 DELETE"),
-            ("create view v as select 1", "0A000 CREATE VIEW"),
             ("create external table t stored as csv location 'x'", "0A000 CREATE EXTERNAL TABLE"),
             ("copy (select 1) to 'x'", "0A000 COPY"),
             ("subscribe to hosts", "0A000 SUBSCRIBE"),

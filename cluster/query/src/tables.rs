@@ -12,7 +12,7 @@ use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaPr
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::provider_as_source;
+use datafusion::datasource::{ViewTable, provider_as_source, source_as_provider};
 use datafusion::logical_expr::{
     Expr, LogicalPlan, SubqueryAlias, TableProviderFilterPushDown, TableScan, TableSource, TableType,
 };
@@ -23,6 +23,7 @@ use weir_dataflow::handle::Read;
 
 use crate::inventory::{HOSTS_NAME, Inventory};
 use crate::process_tree::Tree;
+use crate::views::Made;
 
 /// What one query reads, put here between planning and running.
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ struct Rows {
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     /// The relation.
-    pub(crate) info: &'static RelationInfo,
+    pub(crate) info: RelationInfo,
     /// Columns by place, sorted.
     pub(crate) columns: BTreeSet<usize>,
     /// Any so many rows are enough.
@@ -56,7 +57,7 @@ impl Wanted {
         let columns = self.columns.iter().map(|column| schema.field(*column).name().clone()).collect::<Vec<_>>();
         // Rows without columns cost nothing: `count(*)` may count them all.
         let rows_max = if columns.is_empty() { u64::MAX } else { rows_max };
-        Read { relation: self.info.name.into(), columns: Some(columns), limit: self.limit, rows_max, bytes_max }
+        Read { relation: self.info.name.to_string(), columns: Some(columns), limit: self.limit, rows_max, bytes_max }
     }
 }
 
@@ -65,7 +66,7 @@ impl Slot {
     pub(crate) fn fill(&self, wanted: &[Wanted], reads: Vec<Vec<RecordBatch>>) -> Result<()> {
         let rows = wanted.iter().zip(reads).map(|(wanted, batches)| {
             let columns = wanted.columns.iter().copied().collect();
-            (wanted.info.name.to_owned(), Rows { columns, batches })
+            (wanted.info.name.to_string(), Rows { columns, batches })
         });
         self.live.set(rows.collect()).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
     }
@@ -77,7 +78,7 @@ impl Slot {
 
     fn batches(&self, info: &RelationInfo, projection: &[usize]) -> Result<Vec<RecordBatch>> {
         // An EXPLAIN is planned without ever being filled. Only then may a relation be absent: see `Engine::run`.
-        let Some(rows) = self.live.get().map(|all| all.get(info.name)) else { return Ok(vec![]) };
+        let Some(rows) = self.live.get().map(|all| all.get(info.name.as_ref())) else { return Ok(vec![]) };
         let Some(rows) = rows else { return internal_err!("relation {} was not read", info.name) };
         let places: Vec<_> = projection.iter().map(|column| rows.columns.binary_search(column)).collect();
         let Ok(places) = places.into_iter().collect::<std::result::Result<Vec<_>, _>>() else {
@@ -110,10 +111,20 @@ impl Past {
 }
 
 /// A catalog of all relations over one snapshot, and of those that are defined over the record.
-pub(crate) fn catalog(slot: &Arc<Slot>, past: Past, inventory: Option<&Inventory>) -> Result<Arc<dyn CatalogProvider>> {
+pub(crate) fn catalog(
+    slot: &Arc<Slot>,
+    past: Past,
+    inventory: Option<&Inventory>,
+    made: &Made,
+) -> Result<Arc<dyn CatalogProvider>> {
     let schema = MemorySchemaProvider::new();
-    for info in weir_dataflow::relations() {
-        schema.register_table(info.name.into(), Arc::new(Table { info, past, slot: Arc::clone(slot) }))?;
+    for info in weir_dataflow::relations().iter().chain(&made.kept) {
+        let table = Table { info: info.clone(), past, slot: Arc::clone(slot) };
+        schema.register_table(info.name.to_string(), Arc::new(table))?;
+    }
+    for (info, plan) in &made.named {
+        let view = ViewTable::new(plan.clone(), info.sql.as_deref().map(str::to_owned));
+        schema.register_table(info.name.to_string(), Arc::new(view))?;
     }
     for (name, view) in inventory.into_iter().flat_map(Inventory::tables) {
         schema.register_table(name.into(), view)?;
@@ -146,11 +157,10 @@ pub(crate) fn wanted(plan: &LogicalPlan) -> Result<Vec<Wanted>> {
 fn one(scan: &TableScan) -> Option<Wanted> {
     if Tree::of(scan).is_some() {
         // Its lookups read what they need when the query runs.
-        let info = weir_dataflow::relation(Recorded::Events.name())?;
+        let info = weir_dataflow::relation(Recorded::Events.name())?.clone();
         return Some(Wanted { info, columns: BTreeSet::new(), limit: None });
     }
-    let ours = scan.table_name.schema().is_none_or(|schema| schema == SCHEMA);
-    let info = weir_dataflow::relation(scan.table_name.table()).filter(|_| ours)?;
+    let info = source_as_provider(&scan.source).ok()?.downcast_ref::<Table>()?.info.clone();
     let columns = match &scan.projection {
         Some(columns) => columns.iter().copied().collect(),
         None => (0..info.schema.fields().len()).collect(),
@@ -160,7 +170,7 @@ fn one(scan: &TableScan) -> Option<Wanted> {
 
 #[derive(Debug)]
 struct Table {
-    info: &'static RelationInfo,
+    info: RelationInfo,
     past: Past,
     slot: Arc<Slot>,
 }
@@ -176,7 +186,7 @@ impl TableProvider for Table {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let how = match self.past.recorded(self.info.name) {
+        let how = match self.past.recorded(&self.info.name) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -190,7 +200,7 @@ impl TableProvider for Table {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let (Some(table), Some(record)) = (self.past.recorded(self.info.name), self.slot.record.get()) {
+        if let (Some(table), Some(record)) = (self.past.recorded(&self.info.name), self.slot.record.get()) {
             return record.scan(table, state, projection, filters, limit);
         }
         let all;
@@ -201,7 +211,7 @@ impl TableProvider for Table {
                 &all
             }
         };
-        let batches = self.slot.batches(self.info, projection)?;
+        let batches = self.slot.batches(&self.info, projection)?;
         let schema = Arc::new(self.info.schema.project(projection)?);
         Ok(MemorySourceConfig::try_new_exec(&[batches], schema, None)?)
     }
@@ -247,5 +257,6 @@ pub(crate) fn rebind(plan: LogicalPlan, binding: &Binding<'_>) -> Result<Logical
 /// The recorded events of a snapshot, to build plans on.
 pub(crate) fn recorded_events(slot: &Arc<Slot>) -> Result<Arc<dyn TableSource>> {
     let Some(info) = weir_dataflow::relation(Recorded::Events.name()) else { return internal_err!("there are no events") };
+    let info = info.clone();
     Ok(provider_as_source(Arc::new(Table { info, past: Past::Record, slot: Arc::clone(slot) })))
 }

@@ -69,7 +69,7 @@ impl Cursor {
                     self.settings = Some(*settings);
                     self.intake.get_or_insert_with(|| Intake::new(admission(settings)));
                 }
-                Command::Engine(EngineCommand::Checkpoint) | Command::Form(_) => {}
+                Command::Engine(_) | Command::Form(_) | Command::Views(_) => {}
             }
         }
         let mut frames: Vec<Arrived> = Vec::new();

@@ -19,4 +19,4 @@ pub use check::SchemaOf;
 pub use error::Error;
 pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
-pub use sql::{compile, reads};
+pub use sql::compile;

@@ -348,7 +348,7 @@ mod tests {
 
     use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-    use crate::{SchemaOf, compile, reads, text_type, time_type};
+    use crate::{SchemaOf, compile, text_type, time_type};
 
     struct Relations(HashMap<String, SchemaRef>);
 
@@ -443,10 +443,5 @@ mod tests {
             let error = compile(sql, &relations()).map(|plan| plan.explain()).unwrap_err().to_string();
             assert!(error.contains(words), "{sql}: {error}");
         }
-    }
-
-    #[test]
-    fn a_text_tells_what_it_names() {
-        assert_eq!(reads("select b.a from bigger b join u on b.a = u.a", &relations()).unwrap(), ["bigger", "u"]);
     }
 }

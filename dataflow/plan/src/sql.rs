@@ -3,7 +3,6 @@
 //! Promise: the same text over the same relations is the same plan, in every process. No clock is read: what depends on one is refused.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -29,13 +28,6 @@ pub fn compile(sql: &str, relations: &dyn SchemaOf) -> std::result::Result<Plan,
     Ok(plan)
 }
 
-/// The relations that a SELECT names, each once, sorted: names that stand for another SELECT among them.
-pub fn reads(sql: &str, relations: &dyn SchemaOf) -> std::result::Result<Vec<String>, Error> {
-    let context = Context::new(relations);
-    context.plan(sql).map_err(|source| context.told(source))?;
-    Ok(context.named.into_inner().into_iter().collect())
-}
-
 /// What SQL may name.
 struct Context<'a> {
     relations: &'a dyn SchemaOf,
@@ -43,14 +35,10 @@ struct Context<'a> {
     aggregates: HashMap<String, Arc<AggregateUDF>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
     options: ConfigOptions,
-    /// Relations that the text itself names.
-    named: RefCell<BTreeSet<String>>,
     /// A name that is no relation.
     missing: RefCell<Option<String>>,
     /// Names that were replaced by their SELECT.
     expanded: Cell<usize>,
-    /// How deep the SELECT stands that is being planned.
-    depth: Cell<usize>,
 }
 
 impl<'a> Context<'a> {
@@ -75,8 +63,7 @@ impl<'a> Context<'a> {
         ];
         let mut options = ConfigOptions::default();
         options.execution.time_zone = Some("UTC".into());
-        let (named, missing) = (RefCell::default(), RefCell::default());
-        Self { relations, scalars, aggregates, planners, options, named, missing, expanded: Cell::new(0), depth: Cell::new(0) }
+        Self { relations, scalars, aggregates, planners, options, missing: RefCell::default(), expanded: Cell::new(0) }
     }
 
     fn plan(&self, sql: &str) -> Result<LogicalPlan> {
@@ -105,18 +92,12 @@ impl ContextProvider for Context<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         let ours = name.schema().is_none_or(|schema| schema == SCHEMA) && name.catalog().is_none_or(|catalog| catalog == CATALOG);
         let relation = name.table();
-        if self.depth.get() == 0 && ours {
-            self.named.borrow_mut().insert(relation.to_owned());
-        }
         if let Some(text) = self.relations.text_of(relation).filter(|_| ours) {
             self.expanded.set(self.expanded.get() + 1);
             if self.expanded.get() > EXPANDED_MAX {
                 return plan_err!("views are put into each other more than {EXPANDED_MAX} times: make one of them MATERIALIZED");
             }
-            self.depth.set(self.depth.get() + 1);
-            let plan = self.plan(&text);
-            self.depth.set(self.depth.get() - 1);
-            let plan = plan?;
+            let plan = self.plan(&text)?;
             let schema = Arc::new(plan.schema().as_arrow().clone());
             return Ok(Arc::new(Relation { schema, plan: Some(plan) }));
         }

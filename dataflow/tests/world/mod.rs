@@ -313,6 +313,12 @@ impl Script {
         self
     }
 
+    /// With this command at a tick, after those that are there.
+    pub fn with_command(mut self, at: u64, command: &Command) -> Self {
+        self.ticks.iter_mut().filter(|tick| tick.tick == at).for_each(|tick| tick.commands.push(command.clone()));
+        self
+    }
+
     /// Only what comes after a tick.
     pub fn after(mut self, tick: u64) -> Self {
         self.ticks.retain(|later| later.tick > tick);

@@ -64,14 +64,14 @@ async fn loopback_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Requ
 }
 
 async fn views(State(shared): State<Arc<Shared>>) -> Response {
-    told(StatusCode::OK, &json!({ "relations": names(&shared.engine) }))
+    told(StatusCode::OK, &json!({ "relations": names(&shared.engine).await }))
 }
 
 async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query(limit): Query<Limit>) -> Response {
     match shared.engine.relation(&name, limit.limit).await.and_then(|answer| body(&answer, Some(&name))) {
         Ok(body) => told(StatusCode::OK, &body),
         Err(error) if error.code == error::UNKNOWN_RELATION => {
-            told(StatusCode::NOT_FOUND, &json!({ "error": error.message, "relations": names(&shared.engine) }))
+            told(StatusCode::NOT_FOUND, &json!({ "error": error.message, "relations": names(&shared.engine).await }))
         }
         Err(error) => failed(&error),
     }
@@ -136,8 +136,9 @@ fn told(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
-fn names(engine: &Engine) -> Vec<&'static str> {
-    engine.relations().map(|info| info.name).collect()
+async fn names(engine: &Engine) -> Vec<String> {
+    let made = engine.made().await.unwrap_or_default();
+    engine.relations(&made).map(|info| info.name.to_string()).collect()
 }
 
 const PATHS: [&str; 5] = ["/v1/views", "/v1/views/{name}", "/v1/query?sql=", "/healthz", "/metrics"];

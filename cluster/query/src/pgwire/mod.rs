@@ -160,6 +160,15 @@ impl Handler {
                 note.clone_from(&answer.note);
                 rows(&answer, format, "SELECT")?
             }
+            (Statement::CreateView(view), _) => {
+                note = self.engine.create_view(view).await?;
+                let tag = if view.materialized { "CREATE MATERIALIZED VIEW" } else { "CREATE VIEW" };
+                Response::Execution(Tag::new(tag))
+            }
+            (Statement::DropViews(dropping), _) => {
+                note = self.engine.drop_views(dropping).await?;
+                Response::Execution(Tag::new("DROP VIEW"))
+            }
             (Statement::Begin, _) => Response::TransactionStart(Tag::new("BEGIN")),
             (Statement::End(tag), _) => Response::TransactionEnd(Tag::new(tag)),
             (Statement::Accepted(tag), _) => Response::Execution(Tag::new(tag)),
