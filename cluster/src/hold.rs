@@ -72,7 +72,14 @@ impl Candidate {
         let start = Instant::now();
         let mut next = start;
         let limits = Limits { member_ms_max: self.limits.member_ms_max, join_ms_min: self.limits.join_ms_min };
-        let mut looker = Looker { board: self.board.clone(), membership: None, looked: None, start, checkpoints: Vec::new(), requests: Vec::new() };
+        let mut looker = Looker {
+            board: self.board.clone(),
+            membership: None,
+            looked: None,
+            start,
+            checkpoints: Vec::new(),
+            requests: Vec::new(),
+        };
         let mut saves = Saves { every_ms: self.checkpoint_ms, due_ms: self.checkpoint_ms, tick: 0 };
         while !stop() {
             let elapsed_ms = start.elapsed().as_millis() as u64;

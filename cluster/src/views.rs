@@ -112,21 +112,19 @@ impl ViewStore for ClusterViews {
         let bytes = postcard::to_extend(&request, vec![VERSION]).expect("names and text always serialise");
         self.store.write(&place(request.id), bytes).await.map_err(|failed| failed.to_string())?;
         let mut views = self.views.clone();
-        let chained = views.wait_for(|views| views.as_ref().is_some_and(|views| views.outcome(request.id).is_some()));
-        match tokio::time::timeout(CHAINED_WITHIN, chained).await {
-            Ok(Ok(views)) => match views.as_ref().and_then(|views| views.outcome(request.id)) {
-                Some((tick, outcome)) => Ok(Changed { tick, outcome: outcome.clone() }),
-                None => Err("the request was forgotten".to_owned()),
-            },
-            Ok(Err(_)) => Err("this node stops".to_owned()),
-            // Taken back: who was not answered should not find it done much later. It may be on its way into the chain all the same.
-            Err(_) => {
-                let taken_back = settle(&self.store, request.id).await;
-                Err(match taken_back {
-                    Ok(()) => "nobody wrote it into the chain in time: it was taken back".to_owned(),
-                    Err(failed) => format!("nobody wrote it into the chain in time, and it could not be taken back: {failed}"),
-                })
-            }
+        let chained = async {
+            let views =
+                views.wait_for(|views| views.as_ref().is_some_and(|views| views.outcome(request.id).is_some())).await.ok()?;
+            let (tick, outcome) = views.as_ref()?.outcome(request.id)?;
+            Some(Changed { tick, outcome: outcome.clone() })
+        };
+        if let Ok(changed) = tokio::time::timeout(CHAINED_WITHIN, chained).await {
+            return changed.ok_or_else(|| "this node stops".to_owned());
+        }
+        // Taken back: who was not answered should not find it done much later. It may be on its way into the chain all the same.
+        match settle(&self.store, request.id).await {
+            Ok(()) => Err("nobody wrote it into the chain in time: it was taken back".to_owned()),
+            Err(failed) => Err(format!("nobody wrote it into the chain in time, and it could not be taken back: {failed}")),
         }
     }
 }

@@ -60,7 +60,8 @@ impl SqlError {
 
     /// A relation that does not exist.
     pub fn unknown_relation(name: impl std::fmt::Display) -> Self {
-        let known: Vec<_> = weir_dataflow::relations().iter().map(|info| info.name.as_ref()).chain(crate::inventory::names()).collect();
+        let known: Vec<_> =
+            weir_dataflow::relations().iter().map(|info| info.name.as_ref()).chain(crate::inventory::names()).collect();
         Self::new(UNKNOWN_RELATION, format!("relation \"{name}\" does not exist"))
             .with_hint(format!("relations are {}", known.join(", ")))
     }

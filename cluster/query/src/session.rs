@@ -38,9 +38,9 @@ pub(crate) struct Engine {
     live: Live,
     past: Option<PastReads>,
     /// What is defined over the record.
-    inventory: Option<Arc<Inventory>>,
+    pub(crate) inventory: Option<Arc<Inventory>>,
     limits: QueryLimits,
-    state: Arc<SessionState>,
+    pub(crate) state: Arc<SessionState>,
     /// What people made.
     pub(crate) views: ViewsOf,
 }
@@ -155,24 +155,6 @@ impl Engine {
             made = self.made().await?;
         }
         Ok(Planned { plan: self.planned_over(&made, asked).await?, as_of: asked.as_of })
-    }
-
-    /// The relations of ours that a query names.
-    pub(crate) fn names_in(&self, Asked { parsed, .. }: &Asked) -> Result<Vec<String>, SqlError> {
-        let mut names = Vec::new();
-        for name in self.state.resolve_table_references(parsed)? {
-            let ours = name.schema().is_none_or(|schema| schema == SCHEMA);
-            let inside = name.schema() == Some("information_schema");
-            let tree = name.table() == inventory::PROCESS_TREE && self.inventory.is_some();
-            if inside || (ours && tree) {
-                continue;
-            }
-            if !ours {
-                return Err(SqlError::unknown_relation(name));
-            }
-            names.push(name.table().to_owned());
-        }
-        Ok(names)
     }
 
     /// Plans a query over these views and what ships.
@@ -353,9 +335,8 @@ impl Engine {
             // The latest first: the whole record is nothing to look through.
             let info = self.info(name, &made)?;
             if made.named.iter().any(|(named, _)| named.name == name) {
-                return Err(SqlError::unsupported(format!("reading \"{name}\", a name for a SELECT, over this path")).with_hint(
-                    "ask /v1/query?sql=",
-                ));
+                return Err(SqlError::unsupported(format!("reading \"{name}\", a name for a SELECT, over this path"))
+                    .with_hint("ask /v1/query?sql="));
             }
             let latest = if self.is_recorded(info) { "tick desc, time desc" } else { "last_seen desc" };
             let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);

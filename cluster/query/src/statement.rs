@@ -192,7 +192,10 @@ mod tests {
             ("rollback", "End(\"ROLLBACK\")"),
             ("create view v as select 1", "CreateView"),
             ("create materialized view if not exists v as select 1", "CreateView"),
-            ("drop view if exists V, public.\"W\" cascade", "DropViews(Dropping { names: [\"v\", \"W\"], cascade: true, if_exists: true })"),
+            (
+                "drop view if exists V, public.\"W\" cascade",
+                "DropViews(Dropping { names: [\"v\", \"W\"], cascade: true, if_exists: true })",
+            ),
             ("drop materialized view v restrict", "DropViews(Dropping { names: [\"v\"], cascade: false, if_exists: false })"),
             ("discard all", "Accepted(\"DISCARD\")"),
         ] {

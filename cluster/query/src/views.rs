@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{DFParser, Statement as Parsed};
 use datafusion::sql::sqlparser::ast::{CreateTableOptions, CreateView, ObjectName, Statement as Ast};
@@ -121,7 +121,10 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_millis(self.limits().away_ms_max);
         while store.definitions().is_none() {
             if Instant::now() >= deadline {
-                return Err(SqlError::new(error::NOT_READY, "it is not known yet which views there are: this node has just started"));
+                return Err(SqlError::new(
+                    error::NOT_READY,
+                    "it is not known yet which views there are: this node has just started",
+                ));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -183,6 +186,24 @@ impl Engine {
         }
     }
 
+    /// The relations of ours that a query names.
+    pub(crate) fn names_in(&self, Asked { parsed, .. }: &Asked) -> Result<Vec<String>, SqlError> {
+        let mut names = Vec::new();
+        for name in self.state.resolve_table_references(parsed)? {
+            let ours = name.schema().is_none_or(|schema| schema == crate::tables::SCHEMA);
+            let inside = name.schema() == Some("information_schema");
+            let tree = name.table() == crate::inventory::PROCESS_TREE && self.inventory.is_some();
+            if inside || (ours && tree) {
+                continue;
+            }
+            if !ours {
+                return Err(SqlError::unknown_relation(name));
+            }
+            names.push(name.table().to_owned());
+        }
+        Ok(names)
+    }
+
     fn view_store(&self) -> Result<&Arc<dyn ViewStore>, SqlError> {
         self.views.store.as_ref().ok_or_else(|| SqlError::unsupported("a change of views on a server without a chain"))
     }
@@ -209,7 +230,12 @@ impl Engine {
                 let construct = format!("a materialized view over \"{name}\", whose rows the workers do not keep,");
                 Err(SqlError::unsupported(construct).with_hint("leave MATERIALIZED out: the view is then read from the record"))
             }
-            Err(other) => Err(told(other)),
+            Err(other) => {
+                let told = told(other);
+                // Queries know the function, or the SELECT would have been refused before.
+                let code = if told.code == error::UNKNOWN_FUNCTION { error::UNSUPPORTED } else { told.code };
+                Err(SqlError { code, ..told })
+            }
         }
     }
 
@@ -267,7 +293,9 @@ pub(crate) fn name_of(name: &ObjectName) -> Result<String, SqlError> {
     let found = match name.0.len() {
         1 => part(0),
         2 if part(0).is_some_and(|schema| schema == crate::tables::SCHEMA) => part(1),
-        _ => return Err(SqlError::new(error::UNKNOWN_SCHEMA, format!("schema of \"{name}\" does not exist: views are in public"))),
+        _ => {
+            return Err(SqlError::new(error::UNKNOWN_SCHEMA, format!("schema of \"{name}\" does not exist: views are in public")));
+        }
     };
     let good = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
     found.filter(good).ok_or_else(|| {
@@ -291,10 +319,11 @@ fn refused(outcome: &ViewOutcome) -> SqlError {
             let message = format!("cannot drop view \"{name}\" because view \"{by}\" depends on it");
             SqlError::new(error::DEPENDENTS, message).with_hint("use DROP … CASCADE to drop the dependent views too")
         }
-        ViewOutcome::TooMany(views_max) => {
-            SqlError::new(error::LIMIT, format!("there are {views_max} views already")).with_hint("drop one, or raise `query.views_max`")
+        ViewOutcome::TooMany(views_max) => SqlError::new(error::LIMIT, format!("there are {views_max} views already"))
+            .with_hint("drop one, or raise `query.views_max`"),
+        ViewOutcome::Created(_) | ViewOutcome::Dropped(_) => {
+            SqlError::new(error::INTERNAL, "a change was done that was not asked for")
         }
-        ViewOutcome::Created(_) | ViewOutcome::Dropped(_) => SqlError::new(error::INTERNAL, "a change was done that was not asked for"),
     }
 }
 

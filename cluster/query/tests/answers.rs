@@ -228,8 +228,14 @@ async fn http_answers_in_json() {
 async fn without_workers_questions_fail_and_health_says_so() {
     let dir = std::env::temp_dir().join(format!("weir-query-{}-away", std::process::id()));
     let any = "127.0.0.1:0".parse().unwrap();
-    let options =
-        ServeOptions { sql: any, http: any, socket: dir.join("none.sock"), limits: QueryLimits::default(), record: None, views: None };
+    let options = ServeOptions {
+        sql: any,
+        http: any,
+        socket: dir.join("none.sock"),
+        limits: QueryLimits::default(),
+        record: None,
+        views: None,
+    };
     let node = Node { world: World::default(), running: serve(options, Arc::new(String::new)).await.unwrap(), dir };
     let sql = node.connect().await;
     assert_eq!(ask(&sql, "select 1").await, "1");
