@@ -125,13 +125,8 @@ impl Standing {
             found.push((relation.to_owned(), schema, source, complete));
         }
         let (ticks, probe, dataflow) = (Ticks::noted(), Probe::new(), worker.next_dataflow_index());
-        let context = Context {
-            counters,
-            ticks: ticks.clone(),
-            keeper: Keeper::new(base.share, None),
-            view: "made",
-            ..Context::default()
-        };
+        let context =
+            Context { counters, ticks: ticks.clone(), keeper: Keeper::new(base.share, None), view: "made", ..Context::default() };
         let inputs = worker.dataflow_named(&format!("View {}", info.name), |scope| {
             let (mut sources, mut inputs) = (Sources::default(), Vec::new());
             for (relation, schema, source, complete) in found {

@@ -294,7 +294,10 @@ pub(crate) fn name_of(name: &ObjectName) -> Result<String, SqlError> {
         1 => part(0),
         2 if part(0).is_some_and(|schema| schema == crate::tables::SCHEMA) => part(1),
         _ => {
-            return Err(SqlError::new(error::UNKNOWN_SCHEMA, format!("schema of \"{name}\" does not exist: views are in public")));
+            return Err(SqlError::new(
+                error::UNKNOWN_SCHEMA,
+                format!("schema of \"{name}\" does not exist: views are in public"),
+            ));
         }
     };
     let good = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);

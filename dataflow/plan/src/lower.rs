@@ -153,7 +153,10 @@ fn joined(join: &Join, kind: JoinKind, (left, right): (Lowered, Lowered), condit
     let taken: BTreeSet<String> = left.names.iter().cloned().collect();
     let apart = |name: &String| match taken.contains(name) {
         false => name.clone(),
-        true => (1..).map(|n| format!("{name}#{n}")).find(|new| !taken.contains(new) && !right.names.contains(new)).unwrap_or_default(),
+        true => (1..)
+            .map(|n| format!("{name}#{n}"))
+            .find(|new| !taken.contains(new) && !right.names.contains(new))
+            .unwrap_or_default(),
     };
     let left = left.renamed_to_itself();
     let right_names: Vec<String> = right.names.iter().map(apart).collect();
@@ -231,7 +234,9 @@ fn call(expr: &Expr, name: &str, schema: &DFSchema, names: &[String]) -> Result<
     let args = params.args.iter().map(|arg| over(arg, schema, names)).collect::<Result<Vec<_>, _>>()?;
     let mut made = match (func.name(), args.as_slice(), params.distinct) {
         // `count(*)` comes as the count of a constant.
-        ("count", [] | [Expr::Literal(_, _)], false) if args.first().is_none_or(|arg| *arg != null()) => AggregateCall::count(name),
+        ("count", [] | [Expr::Literal(_, _)], false) if args.first().is_none_or(|arg| *arg != null()) => {
+            AggregateCall::count(name)
+        }
         ("count", [arg], false) => AggregateCall::new(AggregateFunc::Count, arg.clone(), name),
         ("count", [arg], true) => AggregateCall::count_distinct(arg.clone(), name),
         ("sum", [arg], false) => AggregateCall::sum(arg.clone(), name),
@@ -388,7 +393,10 @@ mod tests {
         for (sql, expected) in [
             ("select * from t", "a,n,x,at"),
             ("select a as b, n + 1 as next from public.t where n > 3 and a like 'x%'", "b,next"),
-            ("select a, count(*) as c, sum(n) as s, avg(n), min(x), max(at) from t group by a having count(*) > 2", "a,c,s,avg(t.n),min(t.x),max(t.at)"),
+            (
+                "select a, count(*) as c, sum(n) as s, avg(n), min(x), max(at) from t group by a having count(*) > 2",
+                "a,c,s,avg(t.n),min(t.x),max(t.at)",
+            ),
             ("select count(distinct a) as k, count(*) filter (where n > 1) as f from t", "k,f"),
             ("select t.a, u.m from t join u on t.a = u.a and t.n < u.m", "a,m"),
             ("select t.a, u.a as b from t, u where t.a = u.a and t.n = 3", "a,b"),
