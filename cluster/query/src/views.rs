@@ -3,7 +3,7 @@
 //! A statement is checked here against what there is, planned as the workers will plan it, and then asked for: where the views are written
 //! down, and by whom, is the node's business ([`ViewStore`]). When it is done it is waited for until the workers have come to its tick.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,19 @@ impl Made {
     /// Every view, as a relation.
     pub(crate) fn infos(&self) -> impl Iterator<Item = &RelationInfo> {
         self.kept.iter().chain(self.named.iter().map(|(info, _)| info))
+    }
+
+    /// How many plain views are put into each other below what reads these. What a view reads comes before it.
+    fn depth_of(&self, reads: &[String]) -> usize {
+        let mut depths = BTreeMap::new();
+        let deepest = |depths: &BTreeMap<&str, usize>, reads: &[String]| {
+            reads.iter().filter_map(|name| depths.get(name.as_str())).max().copied().unwrap_or(0)
+        };
+        for view in self.definitions.all().iter().filter(|view| view.kind == ViewKind::Plain) {
+            let depth = deepest(&depths, &view.reads) + 1;
+            depths.insert(view.name.as_str(), depth);
+        }
+        deepest(&depths, reads)
     }
 }
 
@@ -215,6 +228,11 @@ impl Engine {
             let message = format!("column \"{}\" specified more than once", twice.name());
             return Err(SqlError::new(error::DUPLICATE_COLUMN, message));
         }
+        if made.depth_of(&definition.reads) >= DEPTH_MAX {
+            let message =
+                format!("view \"{}\" stands on more than {DEPTH_MAX} views that are put into each other", definition.name);
+            return Err(SqlError::new(error::LIMIT, message).with_hint("make a view that it reads MATERIALIZED"));
+        }
         let mut nodes = 0;
         plan.apply_with_subqueries(|_| {
             nodes += 1;
@@ -359,4 +377,6 @@ pub(crate) fn dropping(ast: &Ast) -> Option<Result<Dropping, SqlError>> {
 const NAME_BYTES_MAX: usize = 63;
 /// Views that are put into each other twice and twice again grow without bound.
 const NODES_MAX: usize = 10_000;
+/// Planning goes as deep as views are put into each other.
+const DEPTH_MAX: usize = 16;
 const PAUSE: Duration = Duration::from_millis(20);

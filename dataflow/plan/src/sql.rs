@@ -185,5 +185,5 @@ fn plain(schema: &Schema) -> SchemaRef {
 const SCHEMA: &str = "public";
 /// The database.
 const CATALOG: &str = "weir";
-/// A name that stands for a SELECT may stand in another's twice, and so on: that grows fast.
-const EXPANDED_MAX: usize = 64;
+/// A name that stands for a SELECT may stand in another's twice, and so on: that grows fast, and planning goes as deep as they are nested.
+const EXPANDED_MAX: usize = 16;
