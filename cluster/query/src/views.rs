@@ -378,5 +378,5 @@ const NAME_BYTES_MAX: usize = 63;
 /// Views that are put into each other twice and twice again grow without bound.
 const NODES_MAX: usize = 10_000;
 /// Planning goes as deep as views are put into each other.
-const DEPTH_MAX: usize = 16;
+const DEPTH_MAX: usize = 6;
 const PAUSE: Duration = Duration::from_millis(20);

@@ -186,4 +186,4 @@ const SCHEMA: &str = "public";
 /// The database.
 const CATALOG: &str = "weir";
 /// A name that stands for a SELECT may stand in another's twice, and so on: that grows fast, and planning goes as deep as they are nested.
-const EXPANDED_MAX: usize = 16;
+const EXPANDED_MAX: usize = 6;
