@@ -148,15 +148,16 @@ async fn run_until(config: &AgentConfig, done: impl Future<Output = ()>) -> Summ
     agent::run(config.clone(), done).await.unwrap()
 }
 
+/// The seqs that came, by run and lane.
+type Books = BTreeMap<(Epoch, Lane), BTreeSet<u64>>;
+
 /// Acknowledges whatever comes, and keeps the books: events by run and lane, each once.
-fn books(
-    server: Server,
-) -> (tokio::task::JoinHandle<()>, Arc<Mutex<BTreeMap<(Epoch, Lane), BTreeSet<u64>>>>, Arc<Mutex<Vec<Event>>>) {
-    let (books, events) = (Arc::<Mutex<BTreeMap<_, BTreeSet<u64>>>>::default(), Arc::<Mutex<Vec<Event>>>::default());
+fn books(server: Server) -> (Arc<Mutex<Books>>, Arc<Mutex<Vec<Event>>>) {
+    let (books, events) = (Arc::<Mutex<Books>>::default(), Arc::<Mutex<Vec<Event>>>::default());
     let (to_ingest, mut incoming) = mpsc::channel::<Incoming>(64);
     tokio::spawn(server.run(to_ingest, Arc::new(Nothing)));
     let (kept, seen) = (books.clone(), events.clone());
-    let task = tokio::spawn(async move {
+    tokio::spawn(async move {
         let mut decoder = Decoder::default();
         while let Some(incoming) = incoming.recv().await {
             let header = &incoming.frame.header;
@@ -166,7 +167,7 @@ fn books(
             incoming.ack.durable();
         }
     });
-    (task, books, events)
+    (books, events)
 }
 
 #[tokio::test]
@@ -194,7 +195,7 @@ async fn what_no_node_acknowledges_outlives_the_agent() {
     // A node is.
     let tls = ServerTls { ca: node.ca, cert: node.cert, key: node.key };
     let server = Server::bind(port, &tls, TransportLimits::default()).await.unwrap();
-    let (task, books, events) = books(server);
+    let (books, events) = books(server);
     let produced = first.events + second.events;
     let all_there = async {
         while books.lock().unwrap().values().map(BTreeSet::len).sum::<usize>() < produced as usize {
@@ -223,7 +224,6 @@ async fn what_no_node_acknowledges_outlives_the_agent() {
     assert!(killed.await.is_err());
     run_until(&config, tokio::time::sleep(Duration::from_millis(1_500))).await;
     assert_eq!(losses(&events), [("killed".to_owned(), None)]);
-    task.abort();
 }
 
 #[tokio::test]

@@ -218,7 +218,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Replay { target, file, as_recorded, region } => replay_file(target.into(), file, as_recorded, region).await?,
         Command::Bench { hosts, rate, seconds, nodes, workers } => {
             let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
-            report(&options, &bench::run(&weir_program()?, options).await?);
+            report(&options, &Box::pin(bench::run(&weir_program()?, options)).await?);
         }
         Command::Outage { minutes, rate, spool_bytes_max } => {
             let scratch = tempfile::Builder::new().prefix("weir-outage-").tempdir()?;
