@@ -177,16 +177,19 @@ async fn pump(
 /// Which of the processes owns a TCP socket of loopback with this local port, by procfs.
 pub fn owner_of_port(port: u16, pids: impl Iterator<Item = u32>) -> Option<u32> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let inode = table.lines().skip(1).find_map(|line| {
+    // A number may stand there more than once: connections that are over linger.
+    let sockets = table.lines().skip(1).filter_map(|line| {
         let mut cells = line.split_whitespace().skip(1);
         let local = u16::from_str_radix(cells.next()?.rsplit_once(':')?.1, 16).ok()?;
-        (local == port).then(|| cells.nth(7)).flatten()
-    })?;
-    let wanted = format!("socket:[{inode}]");
+        let inode = (local == port).then(|| cells.nth(7)).flatten()?;
+        Some(format!("socket:[{inode}]"))
+    });
+    let wanted: Vec<String> = sockets.collect();
     let mut pids = pids;
     pids.find(|pid| {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| link.to_string_lossy() == wanted)
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|link| wanted.iter().any(|socket| link.to_string_lossy() == *socket))
     })
 }
 
