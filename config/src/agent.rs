@@ -192,7 +192,7 @@ numbers! {
 numbers! {
     /// The spool: batches that no node acknowledges lie in memory first, then in `data_dir/spool`.
     SpoolLimits (RawSpoolLimits) in "spool" {
-        /// Bytes on the disk. 256 MiB hold an hour of 2,000 events a second. Full: the oldest of the least important lane go, counted.
+        /// Bytes on the disk. 256 MiB hold about 35 minutes of 2,000 events a second. Full: the oldest of the least important lane go, counted.
         bytes_max: u64 = 268435456 in 16777216 ..= 1099511627776;
         /// Un-acknowledged bytes in memory beyond which new batches go to the disk, because the link is slow.
         memory_bytes_max: u64 = 4194304 in 65536 ..= 1073741824;
