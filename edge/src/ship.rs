@@ -282,7 +282,7 @@ impl Shipper {
         let (mut given, mut lost) = (0, Vec::new());
         while given < BACKLOG_FRAMES && self.client.spare_bytes() > 0 && self.client.stats().unacked_bytes < BACKLOG_BYTES {
             let Some(frame) = spool.give() else { break };
-            let key = key_of(&frame);
+            let key = FrameKey::of(&frame.header);
             given += 1;
             match self.client.try_send(frame) {
                 Ok(Ok(())) => {}
@@ -380,11 +380,6 @@ pub fn has_room(lane: Lane, held: u64, bytes_max: u64) -> bool {
         Lane::Security => 95,
     };
     held < bytes_max / 100 * percent
-}
-
-fn key_of(frame: &Frame) -> FrameKey {
-    let header = &frame.header;
-    FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
 }
 
 /// How long what was appended waits for its sync: one sync of each lane costs milliseconds.

@@ -248,8 +248,7 @@ impl Spool {
     }
 
     fn append_with(&mut self, frame: &Frame, verdicts: &[Verdict]) -> Result<Offset, weir_journal::Error> {
-        let header = &frame.header;
-        let key = FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count };
+        let key = FrameKey::of(&frame.header);
         self.lane(key.lane).append(key, encode(verdicts, &frame.bytes))
     }
 

@@ -18,7 +18,7 @@ use weir_edge::loss::{Losses, Reason};
 use weir_edge::ship::Shipper;
 use weir_edge::spool::Spool;
 use weir_schema::{AgentIdentity, Epoch, Lane, Name};
-use weir_transport::{AckRanges, Client, ClientConfig, Incoming, ResumeState, Server, TransportLimits, ca};
+use weir_transport::{AckRanges, Client, ClientConfig, FrameKey, Incoming, ResumeState, Server, TransportLimits, ca};
 
 use crate::fleet::{Fleet, FleetOptions};
 use crate::runner::now_ns;
@@ -135,7 +135,7 @@ struct Agent {
     losses: Losses,
     made: u64,
     /// Frames that went the direct way and wait for their acknowledgement.
-    live: Vec<(weir_transport::FrameKey, Instant)>,
+    live: Vec<(FrameKey, Instant)>,
     address: std::net::SocketAddr,
     server_tls: ServerTls,
 }
@@ -194,13 +194,7 @@ impl Agent {
         }
         frames.extend(self.batcher.finish()?);
         for frame in frames {
-            let header = &frame.header;
-            let key = weir_transport::FrameKey {
-                epoch: header.epoch,
-                lane: header.lane,
-                first_seq: header.first_seq,
-                count: header.count,
-            };
+            let key = FrameKey::of(&frame.header);
             self.shipper.ship(frame, now)?;
             if self.client.holds(&key) {
                 self.live.push((key, Instant::now()));

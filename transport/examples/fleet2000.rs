@@ -8,6 +8,8 @@
 //! Every agent sends one frame a second; the node acks at once and stores nothing. Memory is this process's resident set, so both ends
 //! count. Agents of one process share two UDP sockets; on TCP each has its own two descriptors.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use weir_config::{ClientTls, ServerTls, TransportChoice};
-use weir_schema::{AgentIdentity, Epoch, Frame, HEADER_BYTES, Lane, Name};
+use weir_schema::{AgentIdentity, Epoch, HEADER_BYTES, Lane, Name};
 use weir_transport::{AckRanges, Client, ClientConfig, Dialer, Incoming, ResumeState, Server, TransportLimits, ca};
+
+use common::{cpu_seconds, frame};
 
 struct Nothing;
 
@@ -179,35 +183,10 @@ async fn all_connected(clients: &[Client], reconnects: u64) {
     }
 }
 
-/// A frame whose body nobody decodes here; see weir-schema's frame.rs for its head.
-fn frame(body: &[u8], first_seq: u64) -> Frame {
-    let mut bytes = vec![0; HEADER_BYTES];
-    let length = (body.len() as u32).to_le_bytes();
-    bytes[..4].copy_from_slice(b"WEIR");
-    bytes[4] = 1;
-    bytes[8] = 1;
-    bytes[16..24].copy_from_slice(&first_seq.to_le_bytes());
-    bytes[24] = 1;
-    bytes[28..32].copy_from_slice(&length);
-    bytes[32..36].copy_from_slice(&length);
-    bytes.extend_from_slice(body);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..60]), body);
-    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-    Frame::from_vec(bytes).expect("a good frame")
-}
-
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
     pages * 4_096
-}
-
-/// User and system time of this process.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// For anything here.

@@ -4,13 +4,17 @@
 //! cargo run --release -p weir-transport --example throughput -- [FRAME_BYTES] [MEGABYTES] [CLIENTS] [quic|tcp]
 //! ```
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use weir_config::{ClientTls, ServerTls, TransportChoice};
-use weir_schema::{AgentIdentity, Epoch, Frame, HEADER_BYTES, Lane, Name};
+use weir_schema::{AgentIdentity, Epoch, HEADER_BYTES, Lane, Name};
 use weir_transport::{AckRanges, Client, ClientConfig, Incoming, ResumeState, Server, TransportLimits, ca};
+
+use common::{cpu_seconds, frame};
 
 struct Nothing;
 
@@ -85,29 +89,4 @@ async fn send(client: Client, frame_bytes: usize, frames: usize) {
         client.send(frame(&body, i)).await.expect("the client is open");
     }
     client.flush(Instant::now() + Duration::from_secs(60)).await.expect("acks");
-}
-
-/// A frame whose body nobody decodes here; see weir-schema's frame.rs for its head.
-fn frame(body: &[u8], first_seq: u64) -> Frame {
-    let mut bytes = vec![0; HEADER_BYTES];
-    let length = (body.len() as u32).to_le_bytes();
-    bytes[..4].copy_from_slice(b"WEIR");
-    bytes[4] = 1;
-    bytes[8] = 1;
-    bytes[16..24].copy_from_slice(&first_seq.to_le_bytes());
-    bytes[24] = 1;
-    bytes[28..32].copy_from_slice(&length);
-    bytes[32..36].copy_from_slice(&length);
-    bytes.extend_from_slice(body);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..60]), body);
-    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-    Frame::from_vec(bytes).expect("a good frame")
-}
-
-/// User and system time of this process.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-    (ticks(11) + ticks(12)) / 100.0
 }

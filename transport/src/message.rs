@@ -16,7 +16,7 @@
 //! A new variant goes to the end, and only after both ends have agreed on a version that has it; no variant is ever edited.
 
 use serde::{Deserialize, Serialize};
-use weir_schema::{Epoch, Lane, Name, Seq};
+use weir_schema::{Epoch, FrameHeader, Lane, Name, Seq};
 
 use crate::ack::AckRanges;
 use crate::error::ProtocolError;
@@ -150,6 +150,11 @@ pub enum Bye {
 }
 
 impl FrameKey {
+    /// The key that a frame's header says.
+    pub fn of(header: &FrameHeader) -> Self {
+        Self { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
+    }
+
     /// The seqs of the frame, if they are seqs at all.
     pub fn seqs(&self) -> Option<std::ops::Range<Seq>> {
         let end = self.first_seq.0.checked_add(u64::from(self.count))?;

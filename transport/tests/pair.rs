@@ -116,7 +116,7 @@ impl World {
     fn give_back(&mut self, most: u64) {
         for _ in 0..most.min(self.aside.len() as u64) {
             let frame = self.aside.swap_remove(self.dice.roll(self.aside.len() as u64) as usize);
-            let key = key_of(&frame);
+            let key = FrameKey::of(&frame.header);
             match self.sender.push(frame) {
                 Ok(()) => assert!(self.sender.holds(&key) || self.poison.contains(&key)),
                 Err(NotTaken::Full(frame)) => self.aside.push(frame),
@@ -128,7 +128,13 @@ impl World {
 
     fn tell_floors(&mut self) {
         for lane in Lane::ALL {
-            let floor = self.aside.iter().map(key_of).filter(|key| key.lane == lane).map(|key| key.first_seq).min();
+            let floor = self
+                .aside
+                .iter()
+                .map(|frame| FrameKey::of(&frame.header))
+                .filter(|key| key.lane == lane)
+                .map(|key| key.first_seq)
+                .min();
             self.sender.set_floor(Epoch(7), lane, floor);
         }
     }
@@ -160,7 +166,7 @@ impl World {
 
     /// The one dedupe rule: the first of a key counts.
     fn store(&mut self, frame: &Frame) {
-        let key = key_of(frame);
+        let key = FrameKey::of(&frame.header);
         if self.poison.contains(&key) {
             return;
         }
@@ -272,11 +278,6 @@ impl World {
         }
         panic!("{:?} after the wire healed", self.sender.stats());
     }
-}
-
-fn key_of(frame: &Frame) -> FrameKey {
-    let header = &frame.header;
-    FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
 }
 
 fn frame(lane: Lane, first: u64, count: u64) -> Frame {

@@ -194,7 +194,7 @@ impl Agent {
             let covered =
                 |key: &FrameKey| key.epoch == *epoch && key.lane == *lane && key.seqs().is_some_and(|seqs| acked.contains(seqs));
             // What waits is not the sender's yet: it learns of it when it pushes, and sends it again.
-            let waits: Vec<FrameKey> = self.waiting.iter().map(key_of).collect();
+            let waits: Vec<FrameKey> = self.waiting.iter().map(|frame| FrameKey::of(&frame.header)).collect();
             let keys: Vec<FrameKey> = self.kept.keys().filter(|key| covered(key) && !waits.contains(key)).copied().collect();
             for key in keys {
                 found += 1;
@@ -225,7 +225,7 @@ impl Agent {
         {
             *last ^= 1;
         }
-        self.kept.insert(key_of(&frame), frame.clone());
+        self.kept.insert(FrameKey::of(&frame.header), frame.clone());
         self.waiting.push_back(frame);
     }
 }
@@ -237,11 +237,6 @@ fn sender(epoch: Epoch) -> Sender {
 /// A kind of a lane that is no loss.
 fn kind_of(lane: Lane) -> Kind {
     Kind::ALL.iter().copied().find(|kind| kind.lane() == lane && *kind != Kind::Loss).expect("every lane has kinds")
-}
-
-pub(super) fn key_of(frame: &Frame) -> FrameKey {
-    let header = &frame.header;
-    FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
 }
 
 /// About thirty frames.

@@ -13,7 +13,7 @@ use weir_dataflow::{Command as EngineCommand, ViewSettings};
 use weir_journal::SimDisk;
 use weir_schema::Name;
 use weir_transport::session::{Ticket, Verdict};
-use weir_transport::{Acknowledge, Incoming, RefusedReason};
+use weir_transport::{Acknowledge, FrameKey, Incoming, RefusedReason};
 
 use super::disk::NodeDisk;
 use super::logs_of;
@@ -215,7 +215,7 @@ impl Node {
         }
         let mut group: Vec<_> = self.incoming.drain(..self.incoming.len().min(group_max)).collect();
         for Incoming { identity, frame, .. } in &group {
-            trace!(node = %self.name, agent = %identity.agent, key = ?super::agent::key_of(frame), "committing");
+            trace!(node = %self.name, agent = %identity.agent, key = ?FrameKey::of(&frame.header), "committing");
         }
         let wall_ms = around.now.saturating_add_signed(self.ahead_ms);
         let done = ingest.commit(&mut group, wall_ms).and_then(|()| ingest.forget());

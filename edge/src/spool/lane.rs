@@ -265,10 +265,7 @@ impl LaneSpool {
             match self.reader.next() {
                 Ok(Some((_, record))) => {
                     let decoded = decode(&record);
-                    self.push(decoded.as_ref().map(|(_, frame)| {
-                        let header = &frame.header;
-                        FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
-                    }));
+                    self.push(decoded.as_ref().map(|(_, frame)| FrameKey::of(&frame.header)));
                     self.told.extend(decoded.into_iter().flat_map(|(told, _)| told));
                 }
                 Ok(None) => break,

@@ -36,17 +36,12 @@ fn frame(epoch: u64, lane: Lane, first: u64, count: u64, fat: bool) -> Frame {
     builder.finish().unwrap()
 }
 
-fn key(frame: &Frame) -> FrameKey {
-    let header = &frame.header;
-    FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count }
-}
-
 fn open(disk: &SimDisk) -> Result<(Spool, Found), weir_journal::Error> {
     Spool::open(Arc::new(disk.clone()), Path::new(DIR), BYTES_MAX)
 }
 
 fn drain(spool: &mut Spool) -> Vec<FrameKey> {
-    std::iter::from_fn(|| spool.give()).map(|frame| key(&frame)).collect()
+    std::iter::from_fn(|| spool.give()).map(|frame| FrameKey::of(&frame.header)).collect()
 }
 
 #[test]
@@ -64,7 +59,7 @@ fn what_is_synced_is_given_out_by_class_until_it_is_settled() {
     assert_eq!((spool.give(), spool.events()), (None, 7), "nothing is given out before it is safe");
     spool.sync().unwrap();
     let given = drain(&mut spool);
-    assert_eq!(given, [3, 1, 2, 0].map(|at| key(&frames[at])));
+    assert_eq!(given, [3, 1, 2, 0].map(|at| FrameKey::of(&frames[at].header)));
     let floors: Vec<_> = spool.floors().collect();
     assert_eq!(
         floors,
@@ -197,7 +192,7 @@ impl World {
         let frame = frame(self.epoch, lane, *next, 5, fat);
         *next += 5;
         if self.spool.as_mut().unwrap().append(&frame).is_ok() {
-            self.unsure.insert(key(&frame));
+            self.unsure.insert(FrameKey::of(&frame.header));
         }
     }
 
@@ -210,7 +205,7 @@ impl World {
     fn send(&mut self, most: usize) {
         for _ in 0..most {
             let Some(frame) = self.spool.as_mut().unwrap().give() else { return };
-            assert!(self.held.insert(key(&frame)), "a frame that is held is not given out again");
+            assert!(self.held.insert(FrameKey::of(&frame.header)), "a frame that is held is not given out again");
         }
     }
 
@@ -232,8 +227,8 @@ impl World {
         *next += 1;
         if self.spool.as_mut().unwrap().drop_told(Some(&told), verdict).is_ok() {
             self.drops += 1;
-            self.tells.insert(key(&told), gaps);
-            self.unsure.insert(key(&told));
+            self.tells.insert(FrameKey::of(&told.header), gaps);
+            self.unsure.insert(FrameKey::of(&told.header));
         }
         self.sync();
     }

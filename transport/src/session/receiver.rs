@@ -228,8 +228,7 @@ impl Receiver {
     }
 
     fn on_frame(&mut self, frame: Frame) -> Result<Received, ProtocolError> {
-        let header = &frame.header;
-        let key = FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count };
+        let key = FrameKey::of(&frame.header);
         let ticket = Ticket { key, bytes: self.take_credit(frame.bytes.len())? };
         if key.seqs().is_none() {
             return Err(self.broken(ProtocolError::Frame("its seqs go beyond all numbers".to_owned())));

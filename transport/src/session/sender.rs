@@ -148,8 +148,7 @@ impl Sender {
 
     /// Holds `frame` until it is settled.
     pub fn push(&mut self, frame: Frame) -> Result<(), NotTaken> {
-        let header = &frame.header;
-        let key = FrameKey { epoch: header.epoch, lane: header.lane, first_seq: header.first_seq, count: header.count };
+        let key = FrameKey::of(&frame.header);
         let (bytes, bytes_max) = (frame.bytes.len() as u64, self.limits.memory_bytes_max);
         if bytes > bytes_max {
             return Err(NotTaken::TooLarge { bytes, bytes_max });
