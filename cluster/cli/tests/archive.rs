@@ -113,3 +113,89 @@ fn what_cannot_be_done_says_what_where_and_the_cure() {
     let help = done(at, &["verify", "--help"]);
     assert!(help.contains("Example") && help.contains("--head <HASH>"), "{help}");
 }
+
+const RULES: &str = r#"
+- list: shells
+  items: [bash, sh, dash]
+- macro: spawned
+  condition: (evt.type in (execve, execveat))
+- rule: Shell of a web server
+  desc: A server's worker starts a shell
+  condition: spawned and proc.name in (shells) and proc.pname = nginx and proc.aname[2] = systemd
+  output: shell %proc.cmdline of %proc.pname as %user.name in %container.name (%container.image.repository)
+  priority: WARNING
+  tags: [T1190]
+- rule: Secret read
+  desc: A file of secrets is read
+  condition: evt.type in (open, openat, openat2) and fd.name startswith /etc/shadow
+  output: "%fd.name read by %proc.exepath %proc.pid at %evt.time.iso8601"
+  priority: ERROR
+- rule: Metadata asked
+  desc: The metadata service of a cloud is asked
+  condition: evt.type = connect and fd.sip = "169.254.169.254" and container.id != host
+  output: "%fd.name by %proc.name of %container.id"
+  priority: NOTICE
+"#;
+
+/// The events of a container's life, of `seed`: names, times and results vary.
+fn a_life(seed: u64) -> String {
+    let at = |ms: u64| format!("2026-11-23T16:{:02}:{:02}.{:03}Z", seed % 60, ms / 1000, ms % 1000);
+    let (shell, up) = (["sh", "bash", "perl"][seed as usize % 3], ["systemd", "init"][(seed / 3) as usize % 2]);
+    let common = format!(
+        r#""host":"web-{}","container_id":"{seed:012x}","container_name":"shop","image":"registry/shop:1","uid":33,"user_name":"www""#,
+        seed % 4
+    );
+    let process = format!(r#""pid":{},"exe":"/bin/{shell}","comm":"{shell}""#, 100 + seed);
+    let ancestors = format!(r#"["/usr/sbin/nginx","/usr/lib/{up}"]"#);
+    [
+        format!(
+            r#"{{"kind":"exec","time":"{}",{common},{process},"args":["{shell}","-c","id; \"{seed}\""],"parent_exe":"/usr/sbin/nginx","ancestors":{ancestors}}}"#,
+            at(1)
+        ),
+        format!(r#"{{"kind":"open","time":"{}",{common},{process},"path":"/etc/shadow","result":{}}}"#, at(20), seed % 2),
+        format!(
+            r#"{{"kind":"connect","time":"{}",{common},{process},"dst_ip":"169.254.169.254","dst_port":80,"proto":"tcp"}}"#,
+            at(31_007)
+        ),
+    ]
+    .join("\n")
+}
+
+/// What the rules say of a recording, whatever the order of its lines.
+fn alerts(folder: &Path, events: &str) -> Vec<String> {
+    let arguments = ["rules", "run", "--events", events, "rules.yaml"];
+    let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(arguments).current_dir(folder).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let without_line = |line: &str| {
+        let mut alert: serde_json::Value = serde_json::from_str(line).unwrap();
+        alert.as_object_mut().unwrap().remove("line").unwrap();
+        alert.to_string()
+    };
+    let mut alerts: Vec<_> = said.lines().map(without_line).collect();
+    alerts.sort();
+    alerts
+}
+
+#[test]
+fn rules_say_the_same_of_a_bundle_as_of_the_events_it_was_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("rules.yaml"), RULES).unwrap();
+    let lines: Vec<String> = (0..60).map(a_life).collect();
+    std::fs::write(at.join("past.jsonl"), lines.join("\n")).unwrap();
+    let before = alerts(at, "past.jsonl");
+    assert_eq!(before.len(), 20 + 60 + 60, "{before:#?}");
+
+    done(at, &["import", "--archive", "record", "past.jsonl", "--tenant", "bank"]);
+    done(at, &["export", "--archive", "record", "--out", "all"]);
+    assert_eq!(alerts(at, "all/events.jsonl"), before);
+
+    // A case has its host's part of it, also after it went through another archive.
+    let of_host: Vec<_> = before.iter().filter(|alert| alert.contains(r#""host":"web-2""#)).cloned().collect();
+    done(at, &["export", "--archive", "record", "--where", "host = 'web-2'", "--out", "case"]);
+    assert_eq!(alerts(at, "case/events.jsonl"), of_host);
+    done(at, &["import", "--archive", "elsewhere", "case"]);
+    done(at, &["export", "--archive", "elsewhere", "--out", "again"]);
+    assert_eq!(alerts(at, "again/events.jsonl"), of_host);
+}
