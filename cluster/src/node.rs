@@ -262,6 +262,7 @@ fn settings(views: &Views) -> ViewSettings {
         tail_rows_max: views.tail_rows_max,
         tail_bytes_max: views.tail_bytes_max,
         ends_max: views.ends_max,
+        new_containers_per_minute_max: views.new_containers_per_minute_max,
     }
 }
 

@@ -151,6 +151,9 @@ numbers! {
         tail_bytes_max: u64 = 268435456 in 1048576 ..= 68719476736;
         /// Connection ends kept by each worker, about 400 bytes each. Beyond it the answer says that it is capped.
         ends_max: u64 = 1000000 in 1000 ..= 100000000;
+        /// Containers that one agent may name anew in a minute. The events of more are told as `__other__` in the views, and counted in
+        /// `losses`; the record has them as they were sent. Views keep state per container, so made-up names would fill the memory.
+        new_containers_per_minute_max: u64 = 6000 in 10 ..= 1000000;
     }
 }
 

@@ -282,6 +282,7 @@ impl Shelf for Books {
             ("refused_ahead_events_total", counts.ahead_refused),
             ("lost_events_total", counts.lost),
             ("unknown_losses_total", counts.losses_unknown),
+            ("folded_events_total", counts.folded),
             ("connection_ends", self.connections.ends.get()),
             ("evicted_connection_ends_total", self.connections.ends_evicted.get()),
             ("connection_groups", self.connections.groups.get()),

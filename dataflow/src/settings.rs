@@ -32,6 +32,8 @@ pub struct ViewSettings {
     pub tail_bytes_max: u64,
     /// Most connection ends that a worker keeps.
     pub ends_max: u64,
+    /// Containers that an agent may name anew in a minute; the events of more are told as `__other__`.
+    pub new_containers_per_minute_max: u64,
 }
 
 impl Default for ViewSettings {
@@ -43,6 +45,7 @@ impl Default for ViewSettings {
             tail_rows_max: 1_000_000,
             tail_bytes_max: 256 << 20,
             ends_max: 4_000_000,
+            new_containers_per_minute_max: 6_000,
         }
     }
 }

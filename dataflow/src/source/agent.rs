@@ -8,6 +8,7 @@ use weir_schema::{AgentIdentity, Batch, Column, Kind, Seq, Text};
 
 use super::dedupe::Dedupe;
 use super::facts::{AgentRow, LossRow};
+use super::keys::Keys;
 use super::rows::Picks;
 use super::touches::{rows, short};
 
@@ -16,6 +17,7 @@ use super::touches::{rows, short};
 pub(crate) struct Agent {
     pub(crate) identity: Arc<AgentIdentity>,
     pub(crate) dedupe: Dedupe,
+    pub(crate) keys: Keys,
     /// Rows that wait for their time.
     pub(crate) waiting: usize,
     word: Option<((i64, u64), Word)>,
@@ -60,6 +62,7 @@ impl Agent {
         Self {
             identity,
             dedupe: Dedupe::default(),
+            keys: Keys::default(),
             waiting: 0,
             word: None,
             host: None,

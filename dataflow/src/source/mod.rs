@@ -18,6 +18,7 @@ mod dedupe;
 mod facts;
 mod gather;
 mod intake;
+mod keys;
 pub(crate) mod open;
 mod owner;
 mod rows;
@@ -58,6 +59,7 @@ use crate::delta::{DeltaBatch, Deltas};
 use crate::feed::Arrived;
 use crate::render::Ticks;
 use facts::Hosts;
+use keys::KeyLimits;
 use open::Open;
 use owner::{Ahead, Outcome, Owner, Shipped};
 use saved::Owned;
@@ -141,7 +143,7 @@ type Rights = BTreeMap<u64, [Capability<u64>; OUTPUTS]>;
 fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state: SourceState) -> SourceStreams<'s> {
     let SourceOptions { settings, events, samples, ticks, keeper } = options;
     let admission = Admission { retention_ms: settings.retention_ms, skew_ms: settings.skew_ms };
-    let owned = Owned { owner: Owner::new(admission, events, samples), ahead: BTreeMap::new() };
+    let owned = Owned { owner: Owner::new(admission, key_limits(&settings), events, samples), ahead: BTreeMap::new() };
     let owned = keeper.keep("source/own", owned);
     *state.counts.borrow_mut() = owned.borrow().owner.counts;
     let mut builder = OperatorBuilder::new("SourceOwn".to_owned(), shipped.scope());
@@ -224,6 +226,11 @@ fn hosts<'s>(news: Stream<'s, u64, Vec<HostNews>>, keeper: &Keeper) -> Deltas<'s
             }
         }
     })
+}
+
+fn key_limits(settings: &ViewSettings) -> KeyLimits {
+    let known_minutes = settings.retention_ms.div_ceil(60_000);
+    KeyLimits { new_per_minute_max: settings.new_containers_per_minute_max, known_minutes }
 }
 
 /// Outputs of the owner's operator.

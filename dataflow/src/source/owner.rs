@@ -3,18 +3,20 @@
 //! No timely here: frames of a tick in, what they mean out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use weir_schema::{AgentIdentity, Batch, Column, Decoder, EventIds, Frame, Kind, Lane, Seq, Why};
+use weir_schema::{AgentIdentity, Batch, Column, Decoder, EventIds, Frame, Kind, Lane, Section, Seq, Why};
 
 use super::admission::Admission;
 use super::agent::{Agent, Loss};
 use super::dedupe::Verdict;
 use super::facts::{AgentRow, Changed, HostNews, LossRow, Texts};
+use super::keys::KeyLimits;
 use super::rows::{Picks, Rows, Stamp, schema_of};
 use super::sorted::{AHEAD_ROWS_MAX, Sorted, count, sort};
 use super::tail::{Entry, Tail, Tails};
@@ -56,12 +58,25 @@ pub struct SourceCounts {
     pub lost: u64,
     /// Reports of losses whose size nobody knows.
     pub losses_unknown: u64,
+    /// Events whose container was one too many of its agent's and is told as `__other__`.
+    pub folded: u64,
 }
 
 impl SourceCounts {
     pub(super) fn add(&mut self, more: &Self) {
-        let Self { frames, events, late, duplicates, conflicts, undecodable, skipped, ahead_refused, lost, losses_unknown } =
-            more;
+        let Self {
+            frames,
+            events,
+            late,
+            duplicates,
+            conflicts,
+            undecodable,
+            skipped,
+            ahead_refused,
+            lost,
+            losses_unknown,
+            folded,
+        } = more;
         self.frames += frames;
         self.events += events;
         self.late += late;
@@ -72,6 +87,7 @@ impl SourceCounts {
         self.ahead_refused += ahead_refused;
         self.lost += lost;
         self.losses_unknown += losses_unknown;
+        self.folded += folded;
     }
 }
 
@@ -104,11 +120,14 @@ pub(super) struct Decoded {
     pub(super) received_ms: u64,
     pub(super) frame: Arc<Frame>,
     pub(super) batch: Batch,
+    /// The containers of it that were folded, by their places in the table.
+    pub(super) folded: Vec<u32>,
 }
 
 /// The agents that one worker owns.
 pub(crate) struct Owner {
     admission: Admission,
+    key_limits: KeyLimits,
     events: (SchemaRef, Vec<Column>),
     samples: (SchemaRef, Vec<Column>),
     pub(super) agents: HashMap<u64, Agent, FixedState>,
@@ -118,9 +137,10 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(admission: Admission, events: Vec<Column>, samples: Vec<Column>) -> Self {
+    pub(crate) fn new(admission: Admission, key_limits: KeyLimits, events: Vec<Column>, samples: Vec<Column>) -> Self {
         Self {
             admission,
+            key_limits,
             events: (schema_of(&events), events),
             samples: (schema_of(&samples), samples),
             agents: HashMap::default(),
@@ -191,7 +211,7 @@ impl Owner {
                 return agent.lose(&ours(class, "conflict", Some(all)));
             }
         };
-        let Ok(batch) = frame.decode(&mut self.decoder) else {
+        let Ok(mut batch) = frame.decode(&mut self.decoder) else {
             let lost = seqs.iter().map(|seqs| seqs.end - seqs.start).sum();
             self.counts.undecodable += 1;
             agent.lost_events += lost;
@@ -202,8 +222,14 @@ impl Owner {
             self.counts.skipped += u64::from(skipped.rows);
             agent.lose(&ours(class, "unknown_kind", Some(u64::from(skipped.rows))));
         }
+        let folded = agent.keys.fold(&mut batch, tick, self.key_limits);
+        let beyond = events_of(&batch, &folded, &seqs);
+        if beyond > 0 {
+            self.counts.folded += beyond;
+            agent.lose(&Loss { host: &batch.host.host, ..ours(class, "new_containers", Some(beyond)) });
+        }
         let place = Arc::new(place_of(&identity, &batch));
-        let decoded = Arc::new(Decoded { identity, place, received_ms, frame: Arc::new(frame), batch });
+        let decoded = Arc::new(Decoded { identity, place, received_ms, frame: Arc::new(frame), batch, folded });
         let sorted = sort(&decoded.batch, &seqs, self.admission, tick);
         self.spread(tick, route, &decoded, sorted, tails, outcome);
     }
@@ -301,6 +327,19 @@ impl Owner {
         let place = Arc::clone(&decoded.place);
         Some(HostNews { place, boot: batch.host.boot_id, simulated: batch.host.simulated, first, last, addresses, stopped })
     }
+}
+
+/// How many new events are of these containers.
+fn events_of(batch: &Batch, containers: &[u32], seqs: &[Range<u64>]) -> u64 {
+    if containers.is_empty() {
+        return 0;
+    }
+    let of_section = |section: &Section| {
+        let is_new = |row: usize| seqs.iter().any(|seqs| seqs.contains(&(section.first_seq.0 + row as u64)));
+        let is_theirs = |container: u32| container.checked_sub(1).is_some_and(|row| containers.binary_search(&row).is_ok());
+        section.container_rows.iter().enumerate().filter(|(row, container)| is_theirs(**container) && is_new(*row)).count() as u64
+    };
+    batch.sections.iter().map(of_section).sum()
 }
 
 fn keep(tails: &mut Tails, tick: u64, late: bool, decoded: &Decoded, picks: Picks) {

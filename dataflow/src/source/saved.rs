@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use weir_schema::{AgentIdentity, Frame};
 
 use super::agent::Agent;
+use super::keys::fold;
 use super::owner::{Ahead, Decoded, Owner, SourceCounts};
 use super::rows::Pick;
 use super::touches::place_of;
@@ -37,6 +38,7 @@ struct Waiting {
     frame: Vec<u8>,
     /// Per section: `None` all of its rows.
     picks: Vec<(usize, Option<Vec<u32>>)>,
+    folded: Vec<u32>,
 }
 
 impl State for Owned {
@@ -79,23 +81,25 @@ impl Waiting {
             received_ms: decoded.received_ms,
             frame: decoded.frame.bytes.to_vec(),
             picks: picks.iter().map(rows).collect(),
+            folded: decoded.folded.clone(),
         }
     }
 
     fn read(self, owner: &mut Owner) -> Option<Ahead> {
-        let Self { route, identity, received_ms, frame, picks, .. } = self;
+        let Self { route, identity, received_ms, frame, picks, folded, .. } = self;
         let frame = Frame::from_vec(frame).ok()?;
-        let batch = frame.decode(&mut owner.decoder).ok()?;
+        let mut batch = frame.decode(&mut owner.decoder).ok()?;
         let fits = |(section, rows): &(usize, Option<Vec<u32>>)| {
             let section = batch.sections.get(*section);
             section.is_some_and(|section| rows.iter().flatten().all(|row| (*row as usize) < section.rows()))
         };
-        if !picks.iter().all(fits) {
+        if !picks.iter().all(fits) || folded.iter().any(|row| *row as usize >= batch.containers.rows()) {
             return None;
         }
+        fold(&mut batch, &folded);
         let place = Arc::new(place_of(&identity, &batch));
         let picks = picks.into_iter().map(|(section, rows)| (section, rows.map_or(Pick::All, Pick::Some))).collect();
-        let decoded = Arc::new(Decoded { identity, place, received_ms, frame: Arc::new(frame), batch });
+        let decoded = Arc::new(Decoded { identity, place, received_ms, frame: Arc::new(frame), batch, folded });
         Some(Ahead { route, decoded, picks })
     }
 }

@@ -12,7 +12,7 @@ use weir_schema::{
 };
 
 use super::*;
-use crate::checkpoint::Keeper;
+use crate::checkpoint::{Keeper, Share};
 use crate::connections::{Counts, connections};
 use crate::delta::DeltaBatch;
 
@@ -23,6 +23,7 @@ const SETTINGS: ViewSettings = ViewSettings {
     tail_rows_max: 1_000,
     tail_bytes_max: 1 << 20,
     ends_max: 100,
+    new_containers_per_minute_max: 6_000,
 };
 
 pub(super) fn identity(agent: &str) -> AgentIdentity {
@@ -255,7 +256,7 @@ fn the_record_has_the_rows_of_the_tails() {
 fn a_tail_drops_the_oldest_and_counts() {
     let settings = ViewSettings { tail_rows_max: 2, ..SETTINGS };
     let mut tails = Tails::new(&settings);
-    let mut owner = Owner::new(Admission { retention_ms: 1_000, skew_ms: 10 }, vec![], vec![]);
+    let mut owner = Owner::new(Admission { retention_ms: 1_000, skew_ms: 10 }, key_limits(&SETTINGS), vec![], vec![]);
     for n in 0..5u64 {
         let tick = 1_000 + n;
         let frame = frame("a", Lane::Security, n, &[event(Kind::Exec, tick as i64, Fields::default())]).bytes;
@@ -268,4 +269,44 @@ fn a_tail_drops_the_oldest_and_counts() {
         |at| tails.read(Tail::Events, &[Column::Tick, Column::Late], at, 100).unwrap().iter().flat_map(lines).collect::<Vec<_>>();
     assert_eq!(read(1_004), ["1003,false", "1004,false"]);
     assert_eq!(read(1_003), ["1003,false"]);
+}
+
+/// An exec in a container of its own.
+fn in_container(number: u64, time_ms: u64) -> Event {
+    let id = format!("c{number}");
+    let container = weir_schema::Container { container_id: Some(id.as_str().into()), ..weir_schema::Container::default() };
+    Event { container: Some(Arc::new(container)), ..event(Kind::Exec, time_ms as i64, Fields::default()) }
+}
+
+#[test]
+fn made_up_containers_share_one_name_in_the_views_and_are_counted() {
+    let settings = ViewSettings { new_containers_per_minute_max: 2, ..SETTINGS };
+    let admission = Admission { retention_ms: 1_000, skew_ms: 10 };
+    let owner = || Owner::new(admission, key_limits(&settings), vec![Column::ContainerId], vec![]);
+    let (mut owned, mut tails) = (Owned { owner: owner(), ahead: BTreeMap::new() }, Tails::new(&settings));
+    // Two are in time, two wait for their moment; of each one is too many. The same frame again changes nothing.
+    let events = [in_container(1, 1_000), in_container(2, 1_500), in_container(3, 1_000), in_container(4, 1_500)];
+    let frame = frame("a", Lane::Security, 0, &events).bytes;
+    let shipped =
+        |offset| Shipped { route: 1, log: 0, offset, received_ms: 1_000, identity: identity("a"), frame: frame.clone() };
+    let first = owned.owner.advance(1_000, vec![shipped(0), shipped(1)], vec![], &mut tails);
+    let told = |outcome: &Outcome| outcome.events.iter().flat_map(|batch| lines(&batch.rows)).collect::<Vec<_>>();
+    assert_eq!(told(&first), ["c1", keys::OTHER]);
+    let losses = lines(&first.losses.as_ref().unwrap().rows);
+    assert!(losses.len() == 1 && losses[0].ends_with(",2,new_containers"), "{losses:?}");
+    for (moment, ahead) in first.ahead {
+        owned.ahead.entry(moment).or_default().push(ahead);
+    }
+    // What waits is folded after a restart too, though its frame is decoded anew.
+    let saved = crate::checkpoint::State::save(&owned);
+    let mut again = Owned { owner: owner(), ahead: BTreeMap::new() };
+    crate::checkpoint::State::load(&mut again, vec![postcard::from_bytes(&saved).unwrap()], Share { index: 0, peers: 1 });
+    let waited: Vec<Ahead> = again.ahead.into_values().flatten().collect();
+    let second = again.owner.advance(1_500, vec![], waited, &mut tails);
+    assert_eq!(told(&second), ["c2", keys::OTHER]);
+    // The record has what was sent.
+    let kept = tails.read(Tail::Events, &[Column::ContainerId], 2_000, 100).unwrap();
+    let mut kept: Vec<String> = kept.iter().flat_map(lines).collect();
+    kept.sort();
+    assert_eq!(kept, ["c1", "c2", "c3", "c4"]);
 }

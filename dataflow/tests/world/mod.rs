@@ -22,6 +22,7 @@ pub const SETTINGS: ViewSettings = ViewSettings {
     tail_rows_max: 1_000_000,
     tail_bytes_max: 64 << 20,
     ends_max: 100_000,
+    new_containers_per_minute_max: 6_000,
 };
 
 /// The whole chain: per tick, per log, the frames.

@@ -174,6 +174,18 @@ impl Batch {
         }
     }
 
+    /// Tells the events of these rows of `containers` under one name: id and app become `name`, everything else of them is unknown.
+    pub fn rename_containers(&mut self, rows: &[u32], name: &str) {
+        if rows.is_empty() {
+            return;
+        }
+        let code = self.strings.push(name);
+        self.containers.rewrite_codes(rows, |column, known| {
+            let is_name = matches!(column, Column::ContainerId | Column::App) && known != 0;
+            if is_name { code } else { 0 }
+        });
+    }
+
     /// Events that this binary understood.
     pub fn rows(&self) -> usize {
         self.sections.iter().map(Section::rows).sum()

@@ -42,6 +42,13 @@ impl Strings {
         self.offsets.windows(2).map(|pair| &self.text[pair[0] as usize..pair[1] as usize])
     }
 
+    /// Adds a text; returns its code.
+    pub(crate) fn push(&mut self, text: &str) -> u32 {
+        self.text.push_str(text);
+        self.offsets.push(i32::try_from(self.text.len()).expect("the strings of a frame are few megabytes"));
+        self.entries() as u32 - 1
+    }
+
     /// All bytes, end to end.
     pub fn bytes(&self) -> &str {
         &self.text

@@ -50,6 +50,17 @@ impl Table {
         self.columns.iter().map(|(column, cells)| (*column, cells))
     }
 
+    /// Puts other codes into these rows of every text column.
+    pub(crate) fn rewrite_codes(&mut self, rows: &[u32], code: impl Fn(Column, u32) -> u32) {
+        for (column, cells) in &mut self.columns {
+            let Cells::Codes(codes) = cells else { continue };
+            for row in rows {
+                let known = &mut codes[*row as usize];
+                *known = code(*column, *known);
+            }
+        }
+    }
+
     pub(crate) fn take(&mut self, column: Column) -> Option<Cells> {
         let at = self.columns.iter().position(|(known, _)| *known == column)?;
         Some(self.columns.remove(at).1)

@@ -39,6 +39,7 @@ const SETTINGS: ViewSettings = ViewSettings {
     tail_rows_max: 1_000_000,
     tail_bytes_max: 64 << 20,
     ends_max: 100_000,
+    new_containers_per_minute_max: 6_000,
 };
 
 /// The agent of one host, which numbers what it sends.

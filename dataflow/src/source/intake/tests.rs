@@ -111,7 +111,10 @@ struct Owned {
 
 impl Owned {
     fn new() -> Self {
-        Self { owner: Owner::new(ADMISSION, vec![], vec![]), calendar: BTreeMap::new() }
+        Self {
+            owner: Owner::new(ADMISSION, super::super::key_limits(&ViewSettings::default()), vec![], vec![]),
+            calendar: BTreeMap::new(),
+        }
     }
 
     /// The rows that the tick brought into the tails.
