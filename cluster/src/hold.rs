@@ -99,7 +99,7 @@ impl Candidate {
                 if let Some(next) = &mut formed {
                     let good = |tick: &&u64| !membership.bad_checkpoints().contains(tick);
                     next.generation.from = looker.checkpoints.iter().rfind(good).copied();
-                    saves.begin(elapsed_ms);
+                    saves.begin(elapsed_ms, holder.state().tick, next.generation.from);
                     commands.push(Command::Form(next.generation.clone()));
                 }
             }
@@ -197,9 +197,11 @@ struct Saves {
 }
 
 impl Saves {
-    /// A generation begins: its first checkpoint is worth its cost only after a while.
-    fn begin(&mut self, elapsed_ms: u64) {
-        self.due_ms = elapsed_ms + self.every_ms;
+    /// A generation begins from the checkpoint of tick `from`. Where generations follow each other fast their checkpoints must not wait
+    /// for a quiet time: each would have more to read again than the one before.
+    fn begin(&mut self, elapsed_ms: u64, tick: u64, from: Option<u64>) {
+        let age_ms = tick.saturating_sub(from.unwrap_or(0));
+        self.due_ms = elapsed_ms + self.every_ms.saturating_sub(age_ms);
     }
 
     /// Whether one is to be made now. While a member is not running it could not be completed.
@@ -216,3 +218,29 @@ impl Saves {
 const ALONE_AFTER_MS: u64 = 30_000;
 /// Clocks kept by NTP differ by far less.
 const CLOCKS_APART_MS: u64 = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_that_follow_each_other_fast_still_save_once_a_checkpoint_is_old() {
+        let at = |tick| ChainState { tick, ..ChainState::default() };
+        let mut saves = Saves { every_ms: 60_000, due_ms: 60_000, tick: 0 };
+        // A generation every ten seconds, each from the checkpoint of tick 1,000,000, each running two seconds after it began.
+        let mut saved = Vec::new();
+        for generation in 0..10 {
+            let began_ms = generation * 10_000;
+            saves.begin(began_ms, 1_000_000 + began_ms, Some(saved.last().map_or(1_000_000, |ms| 1_000_000 + ms)));
+            for elapsed_ms in (began_ms..began_ms + 10_000).step_by(100) {
+                if saves.is_due(elapsed_ms, elapsed_ms >= began_ms + 2_000, &at(1_000_000 + elapsed_ms)) {
+                    saved.push(elapsed_ms);
+                }
+            }
+        }
+        assert_eq!(saved, [62_000]);
+        // Without any it does not wait at all.
+        saves.begin(100_000, 1_100_000, None);
+        assert!(!saves.is_due(100_000, false, &at(1_100_000)) && saves.is_due(100_100, true, &at(1_100_100)));
+    }
+}
