@@ -186,13 +186,15 @@ numbers! {
         bytes_max: usize = 524288 in 4096 ..= 4194304;
         /// Milliseconds from a batch's first event until it is sent. The largest part of an answer's delay.
         age_ms_max: u64 = 50 in 1 ..= 10000;
+        /// The same while no node is there, for all lanes but security: larger batches are smaller per event, so the spool lasts longer.
+        away_age_ms_max: u64 = 2000 in 1 ..= 10000;
     }
 }
 
 numbers! {
     /// The spool: batches that no node acknowledges lie in memory first, then in `data_dir/spool`.
     SpoolLimits (RawSpoolLimits) in "spool" {
-        /// Bytes on the disk. 256 MiB hold about 35 minutes of 2,000 events a second. Full: the oldest of the least important lane go, counted.
+        /// Bytes on the disk. 256 MiB hold about 90 minutes of 2,000 events a second. Full: the oldest of the least important lane go, counted.
         bytes_max: u64 = 268435456 in 16777216 ..= 1099511627776;
         /// Un-acknowledged bytes in memory beyond which new batches go to the disk, because the link is slow.
         memory_bytes_max: u64 = 4194304 in 65536 ..= 1073741824;

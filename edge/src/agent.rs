@@ -159,6 +159,7 @@ impl Agent {
         let read = self.collecting.collect(boot_clock_ns(), &mut self.raw, &mut self.losses);
         let now = Instant::now();
         let more = self.shipper.refresh(now, &mut self.losses)?;
+        self.batcher.set_away(self.shipper.is_away(now));
         for raw in self.raw.drain(..) {
             self.enricher.enrich(&raw, &mut self.events);
         }

@@ -1,5 +1,8 @@
 //! Groups events into frames: one batch per lane, finished by number, size or age.
 //!
+//! While no node is there, batches may grow older and so larger, since small ones fill the spool with headers. Not those of the security
+//! lane: what an agent that is killed has not yet spooled is lost.
+//!
 //! Promise: an event that was pushed is in exactly one frame, and each lane's frames have dense seqs from 0. What is not pushed has
 //! no seq, so whoever drops an event before this door leaves no gap behind. Time is an argument.
 
@@ -15,6 +18,7 @@ use crate::error::Error;
 /// The open batches of all lanes.
 pub struct Batcher {
     limits: BatchLimits,
+    away: bool,
     lanes: [Open; Lane::ALL.len()],
 }
 
@@ -29,7 +33,12 @@ impl Batcher {
     /// Batches of `host` in run `epoch`. Every lane begins at seq 0.
     pub fn new(host: Arc<Host>, epoch: Epoch, limits: BatchLimits) -> Self {
         let open = |lane| Open { lane, builder: BatchBuilder::new(host.clone(), epoch, lane, Seq(0)), since: None };
-        Self { limits, lanes: Lane::ALL.map(open) }
+        Self { limits, away: false, lanes: Lane::ALL.map(open) }
+    }
+
+    /// Says whether batches go to the spool, because no node is there.
+    pub const fn set_away(&mut self, away: bool) {
+        self.away = away;
     }
 
     /// Takes an event; returns the frames that this completes: mostly none, seldom one.
@@ -56,19 +65,19 @@ impl Batcher {
 
     /// The frames of batches that are old enough by `now`.
     pub fn due(&mut self, now: Instant) -> Result<Vec<Frame>, Error> {
-        let age_max = self.age_max();
-        self.finish_those(|since| since + age_max <= now)
+        let (limits, away) = (&self.limits, self.away);
+        let due = self.lanes.iter_mut().filter(|open| open.due(limits, away).is_some_and(|due| due <= now));
+        due.map(Open::finish).collect()
     }
 
     /// When the next batch is due; nothing while all are empty.
     pub fn next_due(&self) -> Option<Instant> {
-        let age_max = self.age_max();
-        self.lanes.iter().filter_map(|open| open.since).min().map(|since| since + age_max)
+        self.lanes.iter().filter_map(|open| open.due(&self.limits, self.away)).min()
     }
 
     /// The frames of all open batches.
     pub fn finish(&mut self) -> Result<Vec<Frame>, Error> {
-        self.finish_those(|_| true)
+        self.lanes.iter_mut().filter(|open| open.since.is_some()).map(Open::finish).collect()
     }
 
     /// The frame of one lane's open batch, if there is one.
@@ -82,21 +91,19 @@ impl Batcher {
         self.lanes.iter().map(|open| open.builder.texts_cut()).sum()
     }
 
-    fn age_max(&self) -> Duration {
-        Duration::from_millis(self.limits.age_ms_max)
-    }
-
-    fn finish_those(&mut self, is_due: impl Fn(Instant) -> bool) -> Result<Vec<Frame>, Error> {
-        let due = self.lanes.iter_mut().filter(|open| open.since.is_some_and(&is_due));
-        due.map(Open::finish).collect()
-    }
-
     fn open(&mut self, lane: Lane) -> &mut Open {
         self.lanes.iter_mut().find(|open| open.lane == lane).expect("one batch per lane")
     }
 }
 
 impl Open {
+    /// When it is old enough; nothing while it is empty.
+    fn due(&self, limits: &BatchLimits, away: bool) -> Option<Instant> {
+        let grows = away && self.lane != Lane::Security;
+        let age_ms_max = if grows { limits.age_ms_max.max(limits.away_age_ms_max) } else { limits.age_ms_max };
+        self.since.map(|since| since + Duration::from_millis(age_ms_max))
+    }
+
     fn finish(&mut self) -> Result<Frame, Error> {
         self.since = None;
         Ok(self.builder.finish()?)
@@ -134,6 +141,21 @@ mod tests {
         assert!(batcher.finish().unwrap().is_empty());
         let first = frames[0].decode(&mut Decoder::default()).unwrap().events();
         assert_eq!(first.iter().map(|event| event.time).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn batches_grow_older_while_no_node_is_there_but_for_security() {
+        let now = Instant::now();
+        let limits = BatchLimits { age_ms_max: 50, away_age_ms_max: 1000, ..BatchLimits::default() };
+        let mut batcher = batcher(limits);
+        batcher.set_away(true);
+        batcher.push(&event(Kind::Open, 0), now).unwrap();
+        assert_eq!(batcher.next_due(), Some(now + Duration::from_millis(1000)));
+        batcher.push(&event(Kind::Exec, 0), now).unwrap();
+        assert_eq!(keys(&batcher.due(now + Duration::from_millis(999)).unwrap()), [(Lane::Security, 0, 1)]);
+        // The node is back: what waited longer than is usual is due at once.
+        batcher.set_away(false);
+        assert_eq!(keys(&batcher.due(now + Duration::from_millis(999)).unwrap()), [(Lane::File, 0, 1)]);
     }
 
     #[tokio::test]

@@ -208,7 +208,7 @@ impl Shipper {
     }
 
     /// There has been no session for so long that frames go to the disk.
-    fn is_away(&self, now: Instant) -> bool {
+    pub fn is_away(&self, now: Instant) -> bool {
         let away_max = Duration::from_millis(self.limits.away_ms_max);
         self.away_since.is_some_and(|since| since + away_max <= now)
     }

@@ -113,4 +113,4 @@ pub fn random_epoch() -> Epoch {
 const UNACKED_BYTES_MAX: u64 = 8 << 20;
 /// As agents do by default.
 const UDP_RETRY: Duration = Duration::from_secs(600);
-const BATCH: BatchLimits = BatchLimits { events_max: 1_000, bytes_max: 262_144, age_ms_max: 100 };
+const BATCH: BatchLimits = BatchLimits { events_max: 1_000, bytes_max: 262_144, age_ms_max: 100, away_age_ms_max: 1_000 };

@@ -86,6 +86,9 @@ pub async fn run(dir: &Path, options: OutageOptions) -> anyhow::Result<Outage> {
         // The client looks for its node meanwhile.
         tokio::task::yield_now().await;
     }
+    // The outage's clock ran ahead of this one.
+    agent.ship_open(begun + options.outage)?;
+    agent.turn(begun + options.outage + Duration::from_secs(1))?;
     (seen.made, seen.dropped, seen.spooling) = (agent.made, agent.losses.total(), begun.elapsed());
     (seen.spooled, seen.disk_bytes) = (agent.shipper.spooled_events(), agent.shipper.spool_bytes());
 
@@ -116,6 +119,7 @@ pub async fn run(dir: &Path, options: OutageOptions) -> anyhow::Result<Outage> {
         seen.live_wait_max = seen.live_wait_max.max(agent.longest_wait());
     }
     (seen.draining, seen.made_meanwhile) = (begun.elapsed(), agent.made - seen.made);
+    agent.ship_open(Instant::now())?;
     let total = agent.made;
     let (stats, left) = agent.shipper.finish(Duration::from_secs(10)).await?;
     anyhow::ensure!(left == 0 && stats.unacked_frames == 0, "{left} events were left in the spool at the end");
@@ -192,7 +196,8 @@ impl Agent {
             self.made += 1;
             frames.extend(self.batcher.push(event, now)?);
         }
-        frames.extend(self.batcher.finish()?);
+        self.batcher.set_away(self.shipper.is_away(now));
+        frames.extend(self.batcher.due(now)?);
         for frame in frames {
             let key = FrameKey::of(&frame.header);
             self.shipper.ship(frame, now)?;
@@ -201,6 +206,14 @@ impl Agent {
             }
         }
         self.turn(now)?;
+        Ok(())
+    }
+
+    /// Ships the batches that are not due yet.
+    fn ship_open(&mut self, now: Instant) -> anyhow::Result<()> {
+        for frame in self.batcher.finish()? {
+            self.shipper.ship(frame, now)?;
+        }
         Ok(())
     }
 
