@@ -6,8 +6,9 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -17,14 +18,19 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use weir_dataflow::handle::{At, Client, Completeness, Digest, Failure, Read, Request, Response};
-use weir_dataflow::{EngineOptions, relation, relations, run};
-use world::{START_MS, TICK_MS, World};
+use weir_dataflow::{EngineOptions, Feed, relation, relations, run};
+use world::{Held, START_MS, TICK_MS, World};
 
 /// Starts one process of workers; it lives as long as the test.
 fn start(world: &World, dir: &Path, process: usize, links: Vec<Option<UnixStream>>, workers: usize) -> Client {
-    let socket = dir.join(format!("{process}.sock"));
     let all = workers * links.len().max(1);
     let feeds = (0..workers).map(|local| Box::new(world.feed(process * workers + local, all)) as _).collect();
+    start_with(feeds, dir, process, links)
+}
+
+/// The same, fed by these: one a worker.
+fn start_with(feeds: Vec<Box<dyn Feed>>, dir: &Path, process: usize, links: Vec<Option<UnixStream>>) -> Client {
+    let (socket, workers) = (dir.join(format!("{process}.sock")), feeds.len());
     let options = EngineOptions { process, links, ..EngineOptions::alone(workers, socket.clone()) };
     std::thread::spawn(move || run(options, feeds));
     for _ in 0..3_000 {
@@ -47,9 +53,14 @@ fn links(processes: usize) -> Vec<Vec<Option<UnixStream>>> {
     links
 }
 
-fn single(world: &World, workers: usize) -> (Client, std::path::PathBuf) {
+fn scratch() -> PathBuf {
     let dir = std::env::temp_dir().join(format!("weir-engine-{}-{:?}", std::process::id(), std::thread::current().id()));
     std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn single(world: &World, workers: usize) -> (Client, PathBuf) {
+    let dir = scratch();
     (start(world, &dir, 0, vec![], workers), dir)
 }
 
@@ -124,6 +135,78 @@ fn digests_are_the_same_over_any_number_of_workers_and_processes() {
         let (rows, _) = peek(client, world.end(), vec![read_of("region_connections")]).unwrap();
         let (alone, _) = peek(&mut one, world.end(), vec![read_of("region_connections")]).unwrap();
         assert_eq!(lines(&rows[0]), lines(&alone[0]));
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The newest answer, once there is one: its tick, and the rows of each relation.
+fn latest(client: &mut Client, relations: &[&str]) -> (u64, Vec<Vec<String>>) {
+    loop {
+        if let Some(answer) = latest_now(client, relations) {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn latest_now(client: &mut Client, relations: &[&str]) -> Option<(u64, Vec<Vec<String>>)> {
+    let reads = relations.iter().map(|relation| read_of(relation)).collect();
+    let (mut ticks, mut rows) = (Vec::new(), vec![Vec::new(); relations.len()]);
+    for response in client.ask(&Request::Peek { id: 3, at: At::Latest, reads }).unwrap() {
+        match response {
+            Response::Rows { read, ipc, tick, .. } => {
+                ticks.push(tick);
+                let batches = StreamReader::try_new(ipc.as_slice(), None).unwrap().map(Result::unwrap);
+                rows[read as usize].extend(batches.flat_map(|batch| lines(&batch)));
+            }
+            Response::Done { tick, .. } => ticks.push(tick),
+            Response::Failed { failure: Failure::NotReady, .. } => return None,
+            other => panic!("{other:?}"),
+        }
+    }
+    ticks.dedup();
+    let [tick] = ticks[..] else { panic!("one answer is of the ticks {ticks:?}") };
+    rows.iter_mut().for_each(|rows| rows.sort());
+    Some((tick, rows))
+}
+
+#[test]
+fn a_snapshot_while_workers_stand_at_different_ticks_is_of_one_tick_that_all_have_closed() {
+    let (world, asked) = (World::new(23, 60), ["connections", "region_connections", "agents"]);
+    let dir = scratch();
+    let bounds: Vec<Arc<AtomicU64>> = (0..3).map(|_| Arc::new(AtomicU64::new(START_MS))).collect();
+    let held = |process: usize| Box::new(Held::new(world.feed(process, 3), Arc::clone(&bounds[process]))) as Box<dyn Feed>;
+    let links = links(3).into_iter().enumerate();
+    let mut clients: Vec<_> = links.map(|(process, links)| start_with(vec![held(process)], &dir, process, links)).collect();
+    let mut random = world::Random(77);
+    let mut answered = BTreeMap::new();
+    for _ in 0..12 {
+        for bound in &bounds {
+            bound.fetch_add(random.below(7) * TICK_MS, Ordering::SeqCst);
+        }
+        let slowest = || bounds.iter().map(|bound| bound.load(Ordering::SeqCst)).min().unwrap();
+        for client in &mut clients {
+            let (tick, rows) = latest(client, &asked);
+            assert!(tick <= slowest(), "an answer of tick {tick}, which the slowest worker has not been given");
+            let first = answered.entry(tick).or_insert_with(|| rows.clone());
+            assert_eq!(*first, rows, "two answers of tick {tick}");
+        }
+    }
+    assert!(answered.len() >= 5, "{:?}", answered.keys());
+    // Each is what one worker says that has been given nothing beyond that tick.
+    for (tick, rows) in answered {
+        let until = Arc::new(AtomicU64::new(tick));
+        let alone = dir.join(tick.to_string());
+        std::fs::create_dir(&alone).unwrap();
+        let mut one = start_with(vec![Box::new(Held::new(world.feed(0, 1), until))], &alone, 0, vec![]);
+        let there = loop {
+            let (at, rows) = latest(&mut one, &asked);
+            if at == tick {
+                break rows;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(rows, there, "at tick {tick}");
     }
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_dataflow::{Arrived, Command, Feed, FeedStep, Tick, ViewSettings};
 use weir_schema::{
@@ -330,5 +331,26 @@ impl Script {
 impl Feed for Script {
     fn poll(&mut self) -> FeedStep {
         self.ticks.pop_front().map_or(FeedStep::Ended, FeedStep::Tick)
+    }
+}
+
+/// A feed that hands out no tick beyond a bound, which may rise.
+pub struct Held {
+    script: Script,
+    until: Arc<AtomicU64>,
+}
+
+impl Held {
+    pub fn new(script: Script, until: Arc<AtomicU64>) -> Self {
+        Self { script, until }
+    }
+}
+
+impl Feed for Held {
+    fn poll(&mut self) -> FeedStep {
+        match self.script.ticks.front() {
+            Some(next) if next.tick > self.until.load(Ordering::SeqCst) => FeedStep::Idle,
+            _ => self.script.poll(),
+        }
     }
 }
