@@ -226,3 +226,28 @@ fn a_create_that_succeeded_but_answered_an_error() {
     }
     assert!(kept > 0, "the record was there in no case");
 }
+
+#[test]
+fn nodes_started_with_different_configs() {
+    let sim = SimDisk::new(3);
+    let logs = logs_of(sim.clone());
+    let of = |retention_ms| ViewSettings { retention_ms, ..ViewSettings::default() };
+    let hold = |settings: ViewSettings, wall_ms: u64, workers: &mut Vec<ViewSettings>| {
+        let mut holder = Holder::take(logs.clone(), settings, wall_ms, |_| Ok(Position::default())).unwrap().unwrap();
+        for step in 0..3 {
+            holder.step(step * 100, vec![]).unwrap();
+        }
+        workers.push(holder.state().settings.unwrap());
+    };
+    let mut in_force = Vec::new();
+    for (settings, wall_ms) in [(of(60_000), 1_000), (of(5), 10_000), (of(900_000), 20_000)] {
+        hold(settings, wall_ms, &mut in_force);
+    }
+    // Whoever holds the chain later with another config goes by what the first one wrote, and so do all workers: there is one command.
+    assert_eq!(in_force, [of(60_000); 3]);
+    let (from, positions) = (Position::default(), Positions::default());
+    let mut tail = Tail::new(logs.clone(), Share { worker: 0, workers: 1 }, from, (0, positions));
+    let ticks = chain(&logs).into_iter().enumerate().map(|(number, record)| tail.tick(number as u64, record).unwrap());
+    let commands: Vec<_> = ticks.flat_map(|tick| tick.commands).collect();
+    assert_eq!(commands, [weir_dataflow::Command::Configure(of(60_000))]);
+}
