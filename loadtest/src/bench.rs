@@ -149,7 +149,7 @@ async fn probe_acks(target: &Target, lasts: Duration) -> anyhow::Result<Vec<f64>
     Ok(acks_ms.split_off(1.min(acks_ms.len())))
 }
 
-fn probe_event(time: i64, number: u64) -> Event {
+pub(crate) fn probe_event(time: i64, number: u64) -> Event {
     let fields = Fields {
         src_ip: Some("192.0.2.1".into()),
         src_port: Some(1_024 + (number % 60_000) as u16),
@@ -164,7 +164,11 @@ fn probe_event(time: i64, number: u64) -> Event {
     Event { time, kind: Kind::Connect, process: None, container: None, fields }
 }
 
-async fn wait_until_counted(sql: &tokio_postgres::Client, events: u64, started: Instant) -> anyhow::Result<(u64, Duration)> {
+pub(crate) async fn wait_until_counted(
+    sql: &tokio_postgres::Client,
+    events: u64,
+    started: Instant,
+) -> anyhow::Result<(u64, Duration)> {
     let deadline = Instant::now() + VISIBLE_WITHIN;
     loop {
         // The probe's own events are not the fleet's.
@@ -176,7 +180,7 @@ async fn wait_until_counted(sql: &tokio_postgres::Client, events: u64, started: 
     }
 }
 
-async fn number(sql: &tokio_postgres::Client, query: &str) -> anyhow::Result<u64> {
+pub(crate) async fn number(sql: &tokio_postgres::Client, query: &str) -> anyhow::Result<u64> {
     for message in sql.simple_query(query).await.with_context(|| format!("asking {query:?}"))? {
         if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
             return Ok(row.get(0).and_then(|text| text.parse().ok()).unwrap_or(0));

@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod bench;
 pub mod chaos;
+pub mod death;
 pub mod fleet;
 pub mod local;
 pub mod outage;

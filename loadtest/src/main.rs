@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use weir_loadtest::agents::Target;
 use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::chaos::{self, ChaosOptions};
+use weir_loadtest::death::{self, DeathOptions};
 use weir_loadtest::fleet::FleetOptions;
 use weir_loadtest::outage::{self, Outage, OutageOptions};
 use weir_loadtest::record::{self, RecordOptions, Recorded};
@@ -88,6 +89,22 @@ enum Command {
         /// Workers per node
         #[arg(long, default_value_t = 1)]
         workers: usize,
+    },
+    /// Kill one node at full load, and say how long acknowledgements and answers are missing
+    #[command(after_help = "Example:\n  weir-loadtest death --nodes 3 --rate 30000 --seconds 20")]
+    Death {
+        /// Nodes, of which the last one dies
+        #[arg(long, default_value_t = 3)]
+        nodes: usize,
+        /// Simulated hosts
+        #[arg(long, default_value_t = 60)]
+        hosts: usize,
+        /// Events a second of the whole fleet
+        #[arg(long, default_value_t = 30_000)]
+        rate: u64,
+        /// How long before the death, and how long after it
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
     },
     /// Leave an agent without a node for an hour of events, then drain its spool, and say what came of it
     #[command(after_help = "Example:\n  weir-loadtest outage --minutes 60 --rate 2000")]
@@ -220,6 +237,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let options = BenchOptions { hosts, rate, lasts: Duration::from_secs(seconds), nodes, workers };
             report(&options, &Box::pin(bench::run(&weir_program()?, options)).await?);
         }
+        Command::Death { nodes, hosts, rate, seconds } => {
+            let options = DeathOptions { nodes, hosts, rate, each: Duration::from_secs(seconds) };
+            report_death(&Box::pin(death::run(&weir_program()?, options)).await?)?;
+        }
         Command::Outage { minutes, rate, spool_bytes_max } => {
             let scratch = tempfile::Builder::new().prefix("weir-outage-").tempdir()?;
             let options = OutageOptions { outage: Duration::from_secs(minutes * 60), rate, spool_bytes_max };
@@ -254,6 +275,21 @@ fn weir_program() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("weir");
     anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
     Ok(program)
+}
+
+fn report_death(seen: &death::Seen) -> anyhow::Result<()> {
+    eprintln!("{:<22} {:>15} {:>15}", "longest time between", "before, ms", "after, ms");
+    let line = |what: &str, (before, after): (Duration, Duration)| {
+        eprintln!("{what:<22} {:>15.0} {:>15.0}", before.as_secs_f64() * 1e3, after.as_secs_f64() * 1e3);
+    };
+    for (node, gaps) in seen.acks.iter().enumerate() {
+        let dies = if node + 1 == seen.acks.len() { ", dies" } else { "" };
+        line(&format!("acks (node {}{dies})", node + 1), *gaps);
+    }
+    line("answers", seen.answers);
+    eprintln!("acknowledged {:>12} events, counted {}", seen.books.events, seen.counted);
+    anyhow::ensure!(seen.counted == seen.books.events, "the views and the fleet's books differ");
+    Ok(())
 }
 
 fn report_outage(options: &OutageOptions, seen: &Outage) {
