@@ -46,6 +46,7 @@ static RELATIONS: LazyLock<Vec<RelationInfo>> = LazyLock::new(|| {
         base("connections", CONNECTIONS),
         view("region_connections", REGION_CONNECTIONS, crate::views::region_connections::SQL),
         view("service_map", SERVICE_MAP, crate::views::service_map::SQL),
+        view("new_edges", NEW_EDGES, crate::views::new_edges::SQL),
         view("top_talkers", TOP_TALKERS, crate::views::top_talkers::SQL),
         view("utilization", UTILIZATION, crate::views::utilization::SQL),
         base("hosts", HOSTS),
@@ -150,6 +151,17 @@ pub(crate) const SERVICE_MAP: &[(&str, Type)] = &[
     ("bytes_sent", Type::Int),
     ("bytes_received", Type::Int),
     ("last_seen", Type::Time),
+];
+
+/// Which application first called which.
+pub(crate) const NEW_EDGES: &[(&str, Type)] = &[
+    ("src_region", Type::Text),
+    ("src_app", Type::Text),
+    ("dst_region", Type::Text),
+    ("dst_app", Type::Text),
+    ("dst_port", Type::Int),
+    ("first_seen", Type::Time),
+    ("total", Type::Int),
 ];
 
 /// Who moved the most bytes over the last minute.

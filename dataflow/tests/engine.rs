@@ -117,7 +117,8 @@ fn digests_are_the_same_over_any_number_of_workers_and_processes() {
     let (mut one, dir) = single(&world, 1);
     let expected = digests(&mut one, world.end());
     let rows: BTreeMap<_, _> = expected.iter().map(|digest| (digest.relation.as_str(), digest.rows)).collect();
-    for busy in ["connections", "region_connections", "service_map", "top_talkers", "utilization", "hosts", "agents"] {
+    for busy in ["connections", "region_connections", "service_map", "new_edges", "top_talkers", "utilization", "hosts", "agents"]
+    {
         assert!(rows[busy] > 0, "{busy} has no rows: {rows:?}");
     }
     let two_dir = dir.join("two");

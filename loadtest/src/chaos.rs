@@ -306,7 +306,7 @@ async fn wait_until_counted(sql: SocketAddr, told: u64) -> anyhow::Result<u64> {
 /// The rows of the views that do not change with time alone, sorted.
 async fn views(sql: SocketAddr) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     let mut views = BTreeMap::new();
-    for view in ["region_connections", "service_map", "agents", "hosts", "losses"] {
+    for view in ["region_connections", "service_map", "new_edges", "agents", "hosts", "losses"] {
         let mut lines = rows(sql, &format!("select * from {view}")).await.with_context(|| format!("reading {view}"))?;
         lines.sort();
         views.insert(view.to_owned(), lines);

@@ -4,6 +4,7 @@
 //! rows. What the plans read besides the relations that users see: `connections_all`, every connection since the first tick.
 
 pub(crate) mod connections;
+pub(crate) mod new_edges;
 pub(crate) mod region_connections;
 pub(crate) mod service_map;
 pub(crate) mod top_talkers;
@@ -30,6 +31,7 @@ pub(crate) fn views(settings: &ViewSettings) -> Vec<View> {
         View { name: "connections", plan: connections::plan(settings) },
         View { name: "region_connections", plan: region_connections::plan() },
         View { name: "service_map", plan: service_map::plan(settings) },
+        View { name: "new_edges", plan: new_edges::plan(settings) },
         View { name: "top_talkers", plan: top_talkers::plan(settings) },
         View { name: "utilization", plan: utilization::plan(settings) },
     ]
