@@ -13,6 +13,7 @@ use crate::ast::{Op, Transformer};
 use crate::error::{Fault, Why, shown};
 use crate::fields::{Field, Many, Ty};
 use crate::limits::REGEX_BYTES_MAX;
+use crate::pattern::{Pattern, PatternTest};
 use crate::text::{Glob, Network, PathPrefix, basename, contains, from_base64, from_hex};
 use crate::value::{FieldSource, Value};
 
@@ -36,6 +37,8 @@ pub(crate) struct Key {
 pub(crate) enum Right {
     Texts(Vec<String>),
     Of(Of),
+    /// What Sigma compares with; the operator is `Op::Eq`.
+    Pattern(Pattern),
 }
 
 /// A compiled comparison.
@@ -61,6 +64,7 @@ enum Test {
     Glob(Glob, Fold),
     Regex(Regex),
     Paths(Vec<PathPrefix>),
+    Pattern(PatternTest),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +194,7 @@ impl Check {
         let negated = self.key.op == Op::Ne;
         match (&self.test, value) {
             (Test::Exists, _) => true,
+            (Test::Pattern(pattern), _) => pattern.passes(value, source),
             (Test::Of(op, right), _) => right.value(source).is_some_and(|right| compare_values(*op, value, &right)),
             (Test::Ints(op, wanted), Value::Int(int)) => wanted.iter().any(|wanted| ordered(*op, int.cmp(wanted))),
             (Test::IntSet(wanted), Value::Int(int)) => wanted.contains(int),
@@ -216,6 +221,7 @@ fn test(key: &Key) -> Result<Test, Fault> {
             return Err(value_fault(key, "is matched with a computed regular expression", "write the expression as a text"));
         }
         Right::Of(of) => return Ok(Test::Of(op, of.clone())),
+        Right::Pattern(pattern) => return pattern.compile().map(Test::Pattern),
         Right::Texts(texts) => texts,
     };
     let ty = key.left.ty();
@@ -301,7 +307,8 @@ fn network(key: &Key, text: &str) -> Result<Network, Fault> {
     })
 }
 
-fn ordered(op: Op, found: Ordering) -> bool {
+/// Whether the operator accepts how a value compares with the wanted one.
+pub(crate) fn ordered(op: Op, found: Ordering) -> bool {
     match op {
         Op::Ne => found.is_ne(),
         Op::Lt => found.is_lt(),

@@ -41,6 +41,8 @@ pub enum Why {
     Regex,
     /// The file asks for a newer engine.
     Version,
+    /// A part of the language that is not built.
+    Unsupported,
     /// A limit of `limits` is exceeded.
     Limit,
 }

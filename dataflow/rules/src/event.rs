@@ -20,7 +20,7 @@ use crate::value::{FieldSource, Value};
 /// An event with its host. JSON columns are parsed once, when first asked for.
 #[derive(Debug)]
 pub struct EventFields<'a> {
-    event: &'a Event,
+    pub(crate) event: &'a Event,
     host: &'a str,
     args: OnceCell<Option<Vec<String>>>,
     ancestors: OnceCell<Option<Vec<String>>>,
@@ -33,7 +33,7 @@ impl<'a> EventFields<'a> {
         Self { event, host, args: OnceCell::new(), ancestors: OnceCell::new(), detail: OnceCell::new() }
     }
 
-    fn process(&self) -> Option<&'a Process> {
+    pub(crate) fn process(&self) -> Option<&'a Process> {
         self.event.process.as_deref()
     }
 
@@ -41,12 +41,12 @@ impl<'a> EventFields<'a> {
         self.event.container.as_deref().filter(|container| container.container_id.is_some())
     }
 
-    fn fields(&self) -> &'a Fields {
+    pub(crate) fn fields(&self) -> &'a Fields {
         &self.event.fields
     }
 
     /// argv; without the column, the words of the command line.
-    fn args(&self) -> Option<&[String]> {
+    pub(crate) fn args(&self) -> Option<&[String]> {
         let parsed = self.args.get_or_init(|| {
             let process = self.process()?;
             let parsed = process.args.as_deref().and_then(|text| serde_json::from_str(text).ok());
@@ -65,14 +65,14 @@ impl<'a> EventFields<'a> {
         parsed.as_deref()
     }
 
-    fn detail(&self) -> &Map<String, Json> {
+    pub(crate) fn detail(&self) -> &Map<String, Json> {
         self.detail.get_or_init(|| {
             let parsed = self.fields().detail.as_deref().and_then(|text| serde_json::from_str(text).ok());
             parsed.unwrap_or_default()
         })
     }
 
-    fn told(&self, key: &str) -> Option<Value<'_>> {
+    pub(crate) fn told(&self, key: &str) -> Option<Value<'_>> {
         match self.detail().get(key)? {
             Json::String(text) => Some(Value::text(text.as_str())),
             Json::Number(number) => number.as_i64().map(Value::Int),
@@ -95,6 +95,7 @@ impl<'a> EventFields<'a> {
         let process = self.process();
         match column {
             Column::Time => return Some(Value::Int(self.event.time)),
+            Column::Kind => return Some(Value::text(self.event.kind.as_str())),
             Column::Host => return Some(Value::text(self.host)),
             Column::Pid => return process.map(|process| Value::Int(process.pid.into())),
             // The texts that nearly every rule asks for are borrowed.
@@ -117,6 +118,7 @@ impl<'a> EventFields<'a> {
             "evt" => self.evt(name, argument),
             "proc" | "thread" => self.proc(name, argument),
             "fd" => self.fd(name),
+            "weir" => self.own(name, argument),
             "user" => Some(Value::Int(match self.process()?.login_uid? {
                 u32::MAX => -1,
                 uid => uid.into(),

@@ -215,9 +215,10 @@ fn conditions_meet_our_events() {
 /// is made for some event.
 #[test]
 fn the_table_says_what_is_supplied() {
+    let told = Fields { detail: Some(r#"{"fd": 4}"#.into()), ..opened("/a/b", 0o101) };
     let events = [
         contained(Kind::Exec, exec()),
-        event(Kind::Open, opened("/a/b", 0o101)),
+        event(Kind::Open, told),
         event(Kind::Connect, connected()),
         contained(Kind::Open, opened("/a/b", 0)),
     ];
@@ -225,6 +226,7 @@ fn the_table_says_what_is_supplied() {
         let argument = match def.takes {
             Takes::Nothing => None,
             Takes::Index => Some("1"),
+            Takes::Key if def.name == "weir.detail" => Some("fd"),
             Takes::Key => Some("flags"),
         };
         let field = Field::find(def.name, argument).unwrap();

@@ -147,6 +147,18 @@ impl Field {
         Ok(Self { id: FieldId(id), argument })
     }
 
+    /// A name of Sigma's that nothing supplies: it stands for itself in messages.
+    pub(crate) fn unknown(name: &str) -> Self {
+        let at = FIELDS.iter().rposition(|field| field.name == UNKNOWN).unwrap_or(FIELDS.len() - 1);
+        Self { id: FieldId(at as u16), argument: Some(Argument::Key(name.to_owned())) }
+    }
+
+    /// The field of one of our columns, if a row of the table is that column as it is.
+    pub(crate) fn of_column(column: Column) -> Option<Self> {
+        let at = FIELDS.iter().position(|field| field.supply == Supply::From(column))?;
+        Some(Self { id: FieldId(at as u16), argument: None })
+    }
+
     /// Its row of the table.
     pub fn def(&self) -> &'static FieldDef {
         &FIELDS[usize::from(self.id.0)]
@@ -177,11 +189,15 @@ impl fmt::Display for Field {
         match &self.argument {
             None => f.write_str(name),
             Some(Argument::Index(number)) => write!(f, "{name}[{number}]"),
+            Some(Argument::Key(key)) if name == UNKNOWN => f.write_str(key),
             Some(Argument::Key(key)) if name == "evt.arg" => write!(f, "{name}.{key}"),
             Some(Argument::Key(key)) => write!(f, "{name}[{key}]"),
         }
     }
 }
+
+/// The row for names that nothing supplies.
+const UNKNOWN: &str = "sigma.field";
 
 const fn field(name: &'static str, ty: Ty, many: Many, takes: Takes, supply: Supply) -> FieldDef {
     FieldDef { name, ty, many, takes, supply }
@@ -447,6 +463,41 @@ table! {
     "syslog.severity" Int One Nothing No,
     "fdlist.nums" Text One Nothing No,
     "fdlist.names" Text One Nothing No,
+    // What Weir's events hold beside Falco's fields, and what Sigma rules ask for.
+    "weir.kind" Text One Nothing From(Kind),
+    "weir.app" Text One Nothing From(App),
+    "weir.workload" Text One Nothing From(Workload),
+    "weir.args" Text Any Nothing Made,
+    "weir.arg" Text Any Index Made,
+    "weir.parent_cmdline" Text One Nothing From(ParentCmdline),
+    "weir.cwd" Text One Nothing From(Cwd),
+    "weir.tty" Text One Nothing From(Tty),
+    "weir.login_uid" Int One Nothing From(LoginUid),
+    "weir.result" Int One Nothing From(Result),
+    "weir.flags" Int One Nothing From(Flags),
+    "weir.mode" Int One Nothing From(Mode),
+    "weir.src_ip" Text One Nothing From(SrcIp),
+    "weir.dst_ip" Text One Nothing From(DstIp),
+    "weir.direction" Text One Nothing From(Direction),
+    "weir.bytes_sent" Int One Nothing From(BytesSent),
+    "weir.bytes_received" Int One Nothing From(BytesReceived),
+    "weir.duration_ms" Int One Nothing From(DurationMs),
+    "weir.exit_code" Int One Nothing From(ExitCode),
+    "weir.signal" Int One Nothing From(Signal),
+    "weir.target_pid" Int One Nothing From(TargetPid),
+    "weir.dns_name" Text One Nothing From(DnsName),
+    "weir.dns_answers" Text One Nothing From(DnsAnswers),
+    "weir.pid_ns" Int One Nothing From(PidNs),
+    "weir.mnt_ns" Int One Nothing From(MntNs),
+    "weir.net_ns" Int One Nothing From(NetNs),
+    "weir.detail" Text One Key Made,
+    "weir.success" Text One Nothing Made,
+    "weir.initiated" Text One Nothing Made,
+    "weir.target" Text One Nothing Made,
+    "weir.audit_type" Text Any Nothing Made,
+    "weir.text" Text Any Nothing Made,
+    // A name that Sigma rules use and nothing supplies.
+    "sigma.field" Text One Key No,
 }
 
 #[cfg(test)]

@@ -85,8 +85,13 @@ impl Graph {
         if let Some(check) = self.known_checks.get(&key) {
             return self.node(Node::Check(*check));
         }
-        if let Right::Texts(texts) = &key.right {
-            self.operands += texts.len();
+        let operands = match &key.right {
+            Right::Texts(texts) => texts.len(),
+            Right::Pattern(pattern) => pattern.operands(),
+            Right::Of(_) => 0,
+        };
+        self.operands += operands;
+        if operands > 0 {
             if self.operands > OPERANDS_MAX {
                 let what = format!("the lists of all rules have more than {OPERANDS_MAX} values where they are used");
                 return Err(Fault::new(Why::Limit, what, "use the same list in the same comparison, or fewer rules"));
@@ -174,11 +179,27 @@ impl Graph {
         for (key, _) in self.comparisons(id) {
             let mut add = |field: &Field| _ = fields.insert(field.clone());
             key.left.fields(&mut add);
-            if let Right::Of(of) = &key.right {
+            let right = match &key.right {
+                Right::Of(of) => Some(of),
+                Right::Pattern(pattern) => pattern.of(),
+                Right::Texts(_) => None,
+            };
+            if let Some(of) = right {
                 of.fields(&mut add);
             }
         }
         fields.into_iter().collect()
+    }
+
+    /// Fields that a node reads below an odd number of `not`: what excludes.
+    pub(crate) fn excluding_fields(&self, id: NodeId) -> BTreeSet<Field> {
+        let mut fields = BTreeSet::new();
+        for (key, sign) in self.comparisons(id) {
+            if sign == Sign::Negated {
+                key.left.fields(&mut |field| _ = fields.insert(field.clone()));
+            }
+        }
+        fields
     }
 
     /// Event types that a node asks for, of comparisons none of whose types is collected.

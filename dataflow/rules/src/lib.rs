@@ -1,4 +1,4 @@
-//! Falco rule files: parse, merge, compile to one shared graph of checks, evaluate. No I/O.
+//! Falco and Sigma rule files: parse, merge, compile to one shared graph of checks, evaluate. No I/O.
 //!
 //! The way of a rule: text → `yaml` → `item` → `merge` (append, override, replace) → `parse` (condition to tree) → `resolve`
 //! (macros, lists, fields, exceptions) → `graph` (equal expressions once) → `Matcher` (each once per event). What fields
@@ -6,6 +6,9 @@
 //!
 //! Chosen, and not compared with a running Falco: `regex` matches the whole text, `oneof` means exactly one, an unset field
 //! makes `!=` false, macros and lists may be defined after their use, a rule that is wrong leaves the others loaded.
+//!
+//! Sigma's way: text → `yaml` → `sigma` (selections, condition) → the same `graph`; its comparisons stand in `pattern`, its
+//! log sources in one table, `sigma/logsource`. Falco's macros, lists and merging are not Sigma's.
 //!
 //! Promise: no text makes it panic or grow without bound (`limits`); what is refused is refused by file, line and cure.
 
@@ -24,13 +27,16 @@ mod item;
 pub mod limits;
 mod merge;
 mod names;
+mod own;
 mod parse;
 #[cfg(test)]
 mod parse_tests;
+mod pattern;
 mod resolve;
 mod set;
 #[cfg(test)]
 mod set_tests;
+mod sigma;
 mod template;
 mod text;
 mod value;
@@ -40,7 +46,8 @@ mod yaml;
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
 pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};
-pub use set::{Contradiction, Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};
+pub use set::{Contradiction, Language, Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};
+pub use sigma::Pipeline;
 pub use template::Template;
 pub use value::{FieldSource, Value};
 pub use version::{ENGINE, Version};

@@ -24,3 +24,5 @@ pub const OPERANDS_MAX: usize = 4_000_000;
 pub const REGEX_BYTES_MAX: usize = 1 << 20;
 /// Rules, macros and lists of one set.
 pub const ITEMS_MAX: usize = 200_000;
+/// Texts that one value of a Sigma rule may expand to, by placeholders and encodings.
+pub const EXPANSIONS_MAX: usize = 1_000;

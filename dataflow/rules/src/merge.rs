@@ -12,6 +12,7 @@ use crate::item::{self, Change, Item, Kind, Merge, RULE_KEYS, RulePart};
 use crate::limits::{CONDITION_BYTES_MAX, ITEMS_MAX, LIST_ITEMS_MAX};
 use crate::resolve::{List, Macro};
 use crate::set::{Notice, Priority};
+use crate::sigma;
 use crate::version::{ENGINE, Version};
 use crate::yaml::{self, Node, Yaml};
 
@@ -43,6 +44,8 @@ pub(crate) struct Catalog {
     pub(crate) plugins: Vec<(String, String)>,
     pub(crate) errors: Vec<Error>,
     pub(crate) notices: Vec<Notice>,
+    /// Sigma's documents, with their files: they are no part of the merging.
+    pub(crate) sigma: Vec<(Place, Node)>,
     items: usize,
 }
 
@@ -61,9 +64,19 @@ impl Catalog {
         let items = match &document.value {
             Yaml::Seq(items) => items,
             Yaml::Null => return true,
+            _ if sigma::is_sigma(document) => {
+                self.items += 1;
+                if self.items > ITEMS_MAX {
+                    let place = Place { line: document.line, ..file.clone() };
+                    self.errors.push(too_many(&place));
+                    return false;
+                }
+                self.sigma.push((file.clone(), document.clone()));
+                return true;
+            }
             _ => {
                 let place = Place { line: document.line, ..file.clone() };
-                let cure = "begin each item with - rule:, - macro: or - list:";
+                let cure = "begin each item with - rule:, - macro: or - list:, or write a Sigma rule with title and detection";
                 self.errors.push(Error::new(Why::Yaml, &place, "the file is no array of items", cure));
                 return true;
             }
@@ -84,8 +97,7 @@ impl Catalog {
     fn item(&mut self, item: Item) -> Result<(), Error> {
         self.items += 1;
         if self.items > ITEMS_MAX {
-            let what = format!("the files have more than {ITEMS_MAX} items");
-            return Err(Error::new(Why::Limit, &item.place, what, "load fewer files"));
+            return Err(too_many(&item.place));
         }
         let Item { name, place, condition_place, kind, merge } = item;
         match kind {
@@ -166,6 +178,10 @@ impl Catalog {
             (Merge::Keys(keys), Some(at)) => change(&mut self.rules[at], place, condition_place, part, &keys),
         }
     }
+}
+
+fn too_many(place: &Place) -> Error {
+    Error::new(Why::Limit, place, format!("the files have more than {ITEMS_MAX} items"), "load fewer files")
 }
 
 fn appends(merge: &Merge, key: &str) -> bool {

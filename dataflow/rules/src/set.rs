@@ -9,9 +9,11 @@ use crate::fields::Field;
 use crate::graph::{Graph, Memo, NodeId};
 use crate::merge::{Catalog, RuleText};
 use crate::resolve::Resolver;
+use crate::sigma::{self, Pipeline};
 use crate::template::Template;
 use crate::text::Glob;
 use crate::value::FieldSource;
+use crate::yaml::Node;
 
 /// How urgent a rule's alerts are, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,11 +60,26 @@ impl fmt::Display for Priority {
     }
 }
 
+/// Whose language a rule is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// Falco's: one alert an event where `Matching::First` is asked for.
+    Falco,
+    /// Sigma's: every rule that matches alerts.
+    Sigma,
+}
+
 /// A rule that was loaded.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its name, unique in the set.
+    /// Its name (Falco, unique in the set) or title (Sigma).
     pub name: String,
+    /// Sigma's id, unique in the set.
+    pub id: Option<String>,
+    /// Whose language it is written in.
+    pub language: Language,
+    /// What else makes it fire, in the author's words.
+    pub false_positives: Vec<String>,
     /// Where it is defined.
     pub place: Place,
     /// What it is about.
@@ -79,7 +96,10 @@ pub struct Rule {
     pub output: Template,
     /// Fields of its condition that the collector does not supply: comparisons with them are false.
     pub condition_lacks: Vec<Field>,
-    /// Values of `evt.type` that it asks for, where none of those it asks for together stands for a kind of event.
+    /// Of those, what only excludes: without it the rule may alert more often.
+    pub exclusions_lack: Vec<Field>,
+    /// Values of `evt.type` that it asks for, where none of those it asks for together stands for a kind of event; of a Sigma
+    /// rule also log sources and types of records.
     pub types_lacking: Vec<String>,
     /// Fields that only its output prints and the collector does not supply.
     pub output_lacks: Vec<Field>,
@@ -94,8 +114,14 @@ impl Rule {
 
     /// What `weir rules check` says of it: `ok`, or `partly: ` and what is not supplied.
     pub fn verdict(&self) -> String {
-        let fields = self.condition_lacks.iter().map(|field| format!("field {field} is not supplied"));
-        let types = self.types_lacking.iter().map(|name| format!("events of type {name} are not collected"));
+        let fields = self.condition_lacks.iter().map(|field| {
+            let excludes = if self.exclusions_lack.contains(field) { " (an exclusion needs it)" } else { "" };
+            format!("field {field} is not supplied{excludes}")
+        });
+        let types = self.types_lacking.iter().map(|name| match self.language {
+            Language::Falco => format!("events of type {name} are not collected"),
+            Language::Sigma => format!("events of {name} are not collected"),
+        });
         let lacks: Vec<String> = fields.chain(types).collect();
         if lacks.is_empty() { "ok".to_owned() } else { format!("partly: {}", lacks.join(", ")) }
     }
@@ -121,7 +147,7 @@ impl fmt::Display for Notice {
 /// Falco's `rule_matching`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Matching {
-    /// One alert per event: the first rule in file order.
+    /// One alert per event: the first of Falco's rules in file order. Sigma's are each for themselves.
     #[default]
     First,
     /// An alert for every rule that matches.
@@ -165,6 +191,11 @@ pub struct RuleSet {
 impl RuleSet {
     /// Loads files, given as name and text, in their order. Never fails as a whole: what is wrong stands in `errors`.
     pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::load_with(files, &Pipeline::default())
+    }
+
+    /// Loads files of both languages; the pipeline says what names of Sigma rules mean here.
+    pub fn load_with<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, pipeline: &Pipeline) -> Self {
         let mut catalog = Catalog::default();
         let mut order: HashMap<Arc<str>, usize> = HashMap::new();
         for (name, text) in files {
@@ -172,7 +203,7 @@ impl RuleSet {
             order.entry(name.into()).or_insert(next);
             catalog.take(name, text);
         }
-        let Catalog { lists, macros, rules: texts, plugins, mut errors, mut notices, .. } = catalog;
+        let Catalog { lists, macros, rules: texts, plugins, mut errors, mut notices, sigma, .. } = catalog;
         let mut resolver = Resolver::new(&lists, &macros, &mut errors);
         let mut rules = Vec::with_capacity(texts.len());
         for text in texts {
@@ -194,6 +225,19 @@ impl RuleSet {
                     notices.push(Notice { place: text.place, rule: text.name, what });
                 }
                 Err(error) => errors.push(error.about("rule", &text.name)),
+            }
+        }
+        let mut ids: HashMap<String, Place> = HashMap::new();
+        for (file, document) in &sigma {
+            match sigma_rule(file, document, pipeline, &mut resolver.graph, &mut ids) {
+                Ok(rule) => {
+                    if !rule.enabled {
+                        let what = "its status is unsupported, so it takes no part".to_owned();
+                        notices.push(Notice { place: rule.place.clone(), rule: rule.name.clone(), what });
+                    }
+                    rules.push(rule);
+                }
+                Err(error) => errors.push(error),
             }
         }
         errors.sort_by_cached_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
@@ -256,10 +300,54 @@ fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
         source: text.source.clone(),
         enabled: text.enabled,
         output,
+        id: None,
+        language: Language::Falco,
+        false_positives: Vec::new(),
         types_lacking: resolver.graph.types_lacking(node),
+        exclusions_lack: Vec::new(),
         condition_lacks,
         output_lacks,
         node,
+    })
+}
+
+fn sigma_rule(
+    file: &Place,
+    document: &Node,
+    pipeline: &Pipeline,
+    graph: &mut Graph,
+    ids: &mut HashMap<String, Place>,
+) -> Result<Rule, Error> {
+    let rule = sigma::read(file, document)?;
+    if let Some(known) = rule.id.as_ref().and_then(|id| ids.get(id)) {
+        let what = format!("its id stands at {known}, too");
+        return Err(
+            Error::new(Why::Shape, &rule.place, what, "load one of them, or give it an id of its own").about("rule", &rule.title)
+        );
+    }
+    let compiled = rule.compile(graph, pipeline)?;
+    ids.extend(rule.id.clone().map(|id| (id, rule.place.clone())));
+    let output = Template::parse(&compiled.output).map_err(|fault| fault.at(&rule.place).about("rule", &rule.title))?;
+    let mut condition_lacks = graph.fields(compiled.node);
+    condition_lacks.retain(|field| !field.is_supplied());
+    let excluding = graph.excluding_fields(compiled.node);
+    Ok(Rule {
+        name: rule.title,
+        id: rule.id,
+        language: Language::Sigma,
+        place: rule.place,
+        desc: rule.desc,
+        priority: rule.priority,
+        tags: rule.tags,
+        false_positives: rule.false_positives,
+        source: "syscall".to_owned(),
+        enabled: rule.enabled,
+        output,
+        exclusions_lack: condition_lacks.iter().filter(|field| excluding.contains(field)).cloned().collect(),
+        condition_lacks,
+        types_lacking: compiled.lacks,
+        output_lacks: Vec::new(),
+        node: compiled.node,
     })
 }
 
@@ -270,24 +358,26 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Appends to `hits` the places in `set.rules` of the enabled rules that match, in order: one at most with
-    /// `Matching::First`. A matcher stays with one set.
+    /// Appends to `hits` the places in `set.rules` of the enabled rules that match, in order: one of Falco's at most
+    /// with `Matching::First`. A matcher stays with one set.
     pub fn matches(&mut self, set: &RuleSet, source: &(impl FieldSource + ?Sized), matching: Matching, hits: &mut Vec<usize>) {
         self.memo.next(&set.graph);
         let begin = hits.len();
+        let mut first: Option<usize> = None;
         for (guard, rules) in &set.groups {
             if !set.graph.holds(*guard, source, &mut self.memo) {
                 continue;
             }
             for at in rules {
-                // Groups are not in the order of rules: with `First` only an earlier rule can still win.
-                let is_late = matching == Matching::First && hits.get(begin).is_some_and(|first| first < at);
                 let rule = &set.rules[*at];
+                // Groups are not in the order of rules: with `First` only an earlier rule can still win.
+                let one_only = matching == Matching::First && rule.language == Language::Falco;
+                let is_late = one_only && first.is_some_and(|first| first < *at);
                 if is_late || !rule.enabled || !set.graph.holds(rule.node, source, &mut self.memo) {
                     continue;
                 }
-                if matching == Matching::First {
-                    hits.truncate(begin);
+                if one_only && let Some(late) = first.replace(*at) {
+                    hits.retain(|hit| *hit != late);
                 }
                 hits.push(*at);
             }

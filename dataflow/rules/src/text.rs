@@ -6,8 +6,9 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Glob(Vec<Piece>);
 
+/// What a pattern is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
+pub(crate) enum Piece {
     Star,
     Any,
     Char(char),
@@ -15,6 +16,11 @@ enum Piece {
 }
 
 impl Glob {
+    /// A pattern of pieces that somebody else has read.
+    pub(crate) fn of(pieces: impl IntoIterator<Item = Piece>) -> Self {
+        Self(pieces.into_iter().collect())
+    }
+
     pub(crate) fn new(pattern: &str) -> Self {
         let chars: Vec<char> = pattern.chars().collect();
         let mut pieces = Vec::new();
