@@ -16,6 +16,7 @@
 
 mod ast;
 mod check;
+mod coverage;
 mod error;
 mod event;
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod value;
 mod version;
 mod yaml;
 
+pub use coverage::{AttackTable, Coverage, Technique, techniques_of};
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
 pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};

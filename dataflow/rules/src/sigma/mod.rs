@@ -351,6 +351,12 @@ impl Compiler<'_, '_> {
             name => self.source.field(name, registers),
         };
         self.collected(&left, &item);
+        let others: Vec<Of> = item
+            .wants
+            .iter()
+            .flatten()
+            .filter_map(|want| if let Want::Field { name, .. } = want { Some(self.source.field(name, false)) } else { None })
+            .collect();
         let mut parts = Vec::new();
         let mut likes: [Vec<Like>; 2] = [Vec::new(), Vec::new()];
         for wants in item.wants {
@@ -379,9 +385,15 @@ impl Compiler<'_, '_> {
         if !item.neq {
             return Ok(node);
         }
-        let there = self.graph.check(Key { left, op: Op::Exists, right: Right::Texts(Vec::new()) })?;
-        let differs = self.graph.not(node)?;
-        self.graph.and(vec![there, differs])
+        // What is not there differs from nothing, on either side.
+        let mut parts = vec![left];
+        parts.extend(others);
+        let mut parts: Vec<NodeId> = parts
+            .into_iter()
+            .map(|left| self.graph.check(Key { left, op: Op::Exists, right: Right::Texts(Vec::new()) }))
+            .collect::<Result<_, _>>()?;
+        parts.push(self.graph.not(node)?);
+        self.graph.and(parts)
     }
 
     fn want(&mut self, left: &Of, want: Want) -> Result<NodeId, Fault> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "a test may print what it skips")]
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,9 +48,23 @@ pub(crate) fn sysflow(path: &Path) -> Vec<(usize, JsonEvent)> {
     gunzip.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(gunzip.wait().unwrap().success(), "gunzip {}", path.display());
     let mut events = Vec::new();
+    // By pid: the executable and the parent's pid, as the lines so far tell them.
+    let mut known: BTreeMap<u64, (String, u64)> = BTreeMap::new();
     for (at, line) in text.lines().enumerate() {
         let line: Json = serde_json::from_str(line).unwrap();
-        for event in events_of(&line) {
+        let process = &line["proc"];
+        let pid = |of: &Json| of["pid"].as_u64().unwrap_or(0);
+        let exe = |of: &Json| of["exe"].as_str().unwrap_or("").to_owned();
+        let parent = &process["parent"];
+        known.insert(pid(process), (exe(process), pid(parent)));
+        let mut ancestors = vec![exe(parent)];
+        let mut above = known.get(&pid(parent)).map_or(0, |(_, above)| *above);
+        while let Some((exe, next)) = known.get(&above).filter(|_| ancestors.len() < 8) {
+            ancestors.push(exe.clone());
+            above = *next;
+        }
+        for mut event in events_of(&line) {
+            event.insert("ancestors".to_owned(), json!(ancestors));
             events.push((at, parse_line(&Json::Object(event).to_string()).unwrap()));
         }
     }
@@ -71,7 +86,7 @@ fn events_of(line: &Json) -> Vec<Map<String, Json>> {
     put("exe", json!(text(&process["exe"])));
     put("comm", json!(process["exe"].as_str().and_then(|exe| exe.rsplit('/').next())));
     put("cmdline", json!(command(process)));
-    put("uid", process["uid"].clone());
+    put("uid", json!(process["uid"].as_u64()));
     put("user_name", json!(text(&process["user"])));
     if process["parent"].is_object() {
         put("ppid", process["parent"]["pid"].clone());
@@ -96,7 +111,8 @@ fn events_of(line: &Json) -> Vec<Map<String, Json>> {
             "CLONE" => "fork",
             "EXIT" => "exit",
             "SETUID" => "setuid",
-            "SETNS" => "setns",
+            // Flows of older recordings carry a bit that reads as SETNS now: every socket has it.
+            "SETNS" if line["kind"] != "net_flow" => "setns",
             "CONNECT" => "connect",
             "ACCEPT" => "accept",
             "OPEN" if line["kind"] == "file_flow" => "open",
