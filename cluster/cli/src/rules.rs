@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use weir_rules::{EventFields, Matcher, Matching, RuleSet};
+use weir_rules::{AttackTable, Coverage, EventFields, Matcher, Matching, Pipeline, RuleSet, techniques_of};
 use weir_schema::{parse_line, write_time};
 
 /// Arguments of `weir rules`.
@@ -17,20 +17,24 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Load Falco rule files and say of each rule whether it can be evaluated
+    /// Load Falco and Sigma rule files and say of each rule whether it can be evaluated
     #[command(
-        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml /etc/falco/rules.d\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files by name; later files may append to and override earlier ones."
+        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name."
     )]
     Check {
+        #[command(flatten)]
+        pipeline: PipelineFiles,
         /// Rule files or folders, in the order in which they are to be loaded
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<PathBuf>,
     },
     /// Run rules over a recording: one JSON alert a line
     #[command(
-        after_help = "Example:\n  weir rules run --events recording.jsonl falco_rules.yaml\n\nLines that are not events are reported by number and skipped. Refused rules are reported and left out."
+        after_help = "Example:\n  weir rules run --events recording.jsonl falco_rules.yaml\n\nLines that are not events are reported by number and skipped. Refused rules are reported and left out.\nOf the Falco rules only the first that matches an event alerts, unless --all is given; Sigma rules all do."
     )]
     Run {
+        #[command(flatten)]
+        pipeline: PipelineFiles,
         /// The recording: JSON lines, keys as the columns of `events`
         #[arg(long, value_name = "FILE")]
         events: PathBuf,
@@ -41,37 +45,98 @@ enum Command {
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Techniques of ATT&CK that rules claim: a table, and a layer for ATT&CK Navigator
+    #[command(
+        after_help = "Example:\n  weir rules coverage config/rules --stock /etc/falco/falco_rules.yaml --layer weir.json\n\nA rule claims a technique by its tags (attack.t1059.004, T1059). The table of techniques is attack.csv\nbeside the rules, or --attack; it names the version of ATT&CK."
+    )]
+    Coverage {
+        #[command(flatten)]
+        pipeline: PipelineFiles,
+        /// Rules of others, counted in a column of their own
+        #[arg(long, value_name = "PATH")]
+        stock: Vec<PathBuf>,
+        /// Techniques as CSV: technique, name, tactics, platforms
+        #[arg(long, value_name = "FILE")]
+        attack: Option<PathBuf>,
+        /// Writes a layer (format 4.5) to this file
+        #[arg(long, value_name = "FILE")]
+        layer: Option<PathBuf>,
+        /// Rule files or folders
+        #[arg(value_name = "PATH", default_value = "config/rules")]
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// What names of Sigma rules mean here.
+#[derive(Debug, clap::Args)]
+struct PipelineFiles {
+    /// Pipelines for Sigma rules: fields, log sources and placeholders as YAML, later ones before earlier ones
+    #[arg(long = "pipeline", value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        Command::Check { paths } => check(&load(&paths)?),
-        Command::Run { events, all, paths } => {
+        Command::Check { pipeline, paths } => check(&load(&paths, &pipeline)?),
+        Command::Run { pipeline, events, all, paths } => {
             let matching = if all { Matching::All } else { Matching::First };
-            over_recording(&load(&paths)?, &events, matching)
+            over_recording(&load(&paths, &pipeline)?, &events, matching)
+        }
+        Command::Coverage { pipeline, stock, attack, layer, paths } => {
+            let table = attack_table(attack.as_deref(), &paths)?;
+            let (own, stock) = (load(&paths, &pipeline)?, load(&stock, &pipeline)?);
+            coverage(&own, &stock, &table, layer.as_deref())
         }
     }
 }
 
-fn load(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
+fn load(paths: &[PathBuf], pipelines: &PipelineFiles) -> anyhow::Result<RuleSet> {
+    let read = |file: &Path| std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()));
+    let mut pipeline = Pipeline::default();
+    for file in &pipelines.files {
+        pipeline.read(&file.display().to_string(), &read(file)?)?;
+    }
     let mut files = Vec::new();
     for path in paths {
         for file in files_of(path)? {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+            let text = read(&file)?;
             files.push((file.display().to_string(), text));
         }
     }
-    Ok(RuleSet::load(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))))
+    Ok(RuleSet::load_with(files.iter().map(|(name, text)| (name.as_str(), text.as_str())), &pipeline))
 }
 
-/// The file itself, or a folder's rule files by name.
+/// The table that was named, else the one beside the rules.
+fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<AttackTable> {
+    let beside = || paths.iter().map(|path| path.join("attack.csv")).find(|file| file.is_file());
+    let file = named.map(Path::to_owned).or_else(beside);
+    let file = file.context("no attack.csv beside the rules: name the table of techniques with --attack FILE")?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    AttackTable::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
+}
+
+/// The file itself, or the rule files in a folder and the folders below it, by name.
 fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let entries = std::fs::read_dir(path).with_context(|| format!("could not list {}", path.display()))?;
-    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"));
+    let (mut files, mut todo) = (Vec::new(), vec![(path.to_owned(), 0)]);
+    while let Some((folder, depth)) = todo.pop() {
+        anyhow::ensure!(
+            depth <= FOLDER_DEPTH_MAX,
+            "{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it",
+            path.display()
+        );
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))? {
+            let entry = entry.with_context(|| format!("could not list {}", folder.display()))?;
+            let file = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push((file, depth + 1));
+            } else if file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+                files.push(file);
+            }
+        }
+    }
     files.sort();
     anyhow::ensure!(!files.is_empty(), "{} has no .yaml or .yml file: name a rule file, or a folder of them", path.display());
     Ok(files)
@@ -92,6 +157,32 @@ fn check(set: &RuleSet) -> anyhow::Result<()> {
     let (partly, refused) = (set.rules.len() - whole, set.errors.len());
     writeln!(out, "{} rules: {whole} ok, {partly} partly; {refused} refused", set.rules.len() + refused)?;
     anyhow::ensure!(refused == 0, "{refused} items of the rule files were refused");
+    Ok(())
+}
+
+fn coverage(own: &RuleSet, stock: &RuleSet, table: &AttackTable, layer: Option<&Path>) -> anyhow::Result<()> {
+    for error in own.errors.iter().chain(&stock.errors) {
+        eprintln!("refused: {error}");
+    }
+    let coverage = Coverage::new(&own.rules, &stock.rules);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{:<10} {:>5} {:>5}  {:<44} {:<40} by", "technique", "rules", "stock", "name", "tactics")?;
+    for [id, name, rules, others, tactics, by] in coverage.lines(table) {
+        writeln!(out, "{id:<10} {rules:>5} {others:>5}  {name:<44} {tactics:<40} {by}")?;
+    }
+    let claimed = coverage.claims.values().filter(|(own, _)| !own.is_empty()).count();
+    let also = coverage.claims.values().filter(|(own, stock)| !own.is_empty() && !stock.is_empty()).count();
+    let tagged = own.rules.iter().filter(|rule| rule.enabled && !techniques_of(&rule.tags).is_empty()).count();
+    writeln!(
+        out,
+        "{tagged} rules claim {claimed} techniques of ATT&CK v{}; the stock rules claim {also} of them, too",
+        table.version()
+    )?;
+    if let Some(file) = layer {
+        let text = serde_json::to_string_pretty(&coverage.layer(table))?;
+        std::fs::write(file, text + "\n").with_context(|| format!("could not write {}", file.display()))?;
+        eprintln!("wrote {}", file.display());
+    }
     Ok(())
 }
 
@@ -126,6 +217,7 @@ fn over_recording(set: &RuleSet, events: &Path, matching: Matching) -> anyhow::R
             let alert = serde_json::json!({
                 "time": time,
                 "rule": rule.name,
+                "rule_id": rule.id,
                 "priority": rule.priority.to_string(),
                 "tags": rule.tags,
                 "host": &*host,
@@ -139,3 +231,6 @@ fn over_recording(set: &RuleSet, events: &Path, matching: Matching) -> anyhow::R
     eprintln!("{alerts} alerts, {skipped} lines skipped");
     Ok(())
 }
+
+/// Folders below a named one: rule collections nest four deep.
+const FOLDER_DEPTH_MAX: usize = 16;
