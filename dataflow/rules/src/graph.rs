@@ -91,11 +91,9 @@ impl Graph {
             Right::Of(_) => 0,
         };
         self.operands += operands;
-        if operands > 0 {
-            if self.operands > OPERANDS_MAX {
-                let what = format!("the lists of all rules have more than {OPERANDS_MAX} values where they are used");
-                return Err(Fault::new(Why::Limit, what, "use the same list in the same comparison, or fewer rules"));
-            }
+        if operands > 0 && self.operands > OPERANDS_MAX {
+            let what = format!("the lists of all rules have more than {OPERANDS_MAX} values where they are used");
+            return Err(Fault::new(Why::Limit, what, "use the same list in the same comparison, or fewer rules"));
         }
         let check = Check::new(key.clone())?;
         let number = self.checks.len() as u32;

@@ -112,7 +112,7 @@ fn rule<'a>(file: &Place, document: &'a Node, title: &str) -> Result<SigmaRule<'
         None => Priority::Warning,
         Some(level) => priority(level).ok_or_else(|| {
             let what = format!("the level {} is unknown", shown(level));
-            let line = find(document, "level").map_or(place.clone(), at);
+            let line = find(document, "level").map_or_else(|| place.clone(), at);
             Error::new(Why::Shape, &line, what, "write informational, low, medium, high or critical")
         })?,
     };
