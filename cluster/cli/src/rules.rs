@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Load Falco and Sigma rule files and say of each rule whether it can be evaluated
     #[command(
-        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name."
+        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name."
     )]
     Check {
         #[command(flatten)]
@@ -115,7 +115,7 @@ fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<Attac
     AttackTable::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
 }
 
-/// The file itself, or the rule files in a folder and the folders below it, by name.
+/// The file itself, or the rule files in a folder and the folders below it, by name; hidden ones are left out.
 fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -129,6 +129,10 @@ fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         );
         for entry in std::fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))? {
             let entry = entry.with_context(|| format!("could not list {}", folder.display()))?;
+            // A mounted ConfigMap keeps its files a second time in a hidden folder.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             let file = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 todo.push((file, depth + 1));

@@ -27,6 +27,9 @@ fn both_languages_are_checked_together() {
     let sigma =
         "title: s\nlogsource: {category: process_creation, product: linux}\ndetection:\n    s: {Hashes: x}\n    condition: s\n";
     std::fs::write(below.join("b.yml"), sigma).unwrap();
+    let hidden = folder.path().join("..2025_10_09");
+    std::fs::create_dir(&hidden).unwrap();
+    std::fs::write(hidden.join("b.yml"), sigma).unwrap();
     let output = weir(&["check", folder.path().to_str().unwrap()]);
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
