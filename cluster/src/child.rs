@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tracing::info;
 use weir_config::NodeConfig;
-use weir_dataflow::{CheckpointSink, EngineOptions, Feed, Restore};
+use weir_dataflow::{ChangesKept, CheckpointSink, EngineOptions, Feed, Restore};
 use weir_transport::PeerTls;
 
 use crate::checkpoint::{self, Position, Positions, Writer};
@@ -145,7 +145,8 @@ fn work(
     };
     let alone = EngineOptions::alone(workers, start.socket.clone());
     let views = from.state.views.definitions().all().to_vec();
-    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, views, ..alone };
+    let changes = ChangesKept { ms: config.changes.kept_ms, bytes_max: config.changes.kept_bytes_max };
+    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, views, changes, ..alone };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }
 

@@ -35,7 +35,8 @@ pub use demo::DemoConfig;
 pub use error::Error;
 pub use log::{LogConfig, LogLevel};
 pub use node::{
-    Agents, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen, Views,
+    Agents, ChangesLimits, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen,
+    Views,
 };
 pub use tls::{ClientTls, Enrol, ServerTls};
 

@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub workers: usize,
     /// When the state of all views is saved.
     pub checkpoint: CheckpointLimits,
+    /// What is kept of what changed, for subscribers.
+    pub changes: ChangesLimits,
     /// What the standing views keep.
     pub views: Views,
     /// What agents may use of this node.
@@ -211,6 +213,18 @@ numbers! {
         views_max: u64 = 100 in 0 ..= 10000;
         /// Bytes of the SELECT of one view: it is kept in the chain and in every checkpoint.
         view_sql_bytes_max: u64 = 65536 in 1 ..= 1048576;
+        /// Subscriptions at once. Each asks the workers up to five times a second; one to a query is a view as well while it lasts.
+        subscriptions_max: usize = 64 in 0 ..= 10000;
+    }
+}
+
+numbers! {
+    /// What this node's workers keep of what changed in every view, so that a subscriber who was away or is slow goes on without a gap.
+    ChangesLimits (RawChangesLimits) in "changes" {
+        /// Milliseconds that changes are kept. A client that connects anew, or a mesh that is formed anew, takes some seconds.
+        kept_ms: u64 = 60000 in 0 ..= 86400000;
+        /// Bytes of them, each view and each worker: a busy view must not fill the memory. The oldest go first.
+        kept_bytes_max: u64 = 16777216 in 0 ..= 17179869184;
     }
 }
 
@@ -239,6 +253,7 @@ struct RawNode {
     agents: RawAgents,
     mesh: RawMesh,
     checkpoint: RawCheckpointLimits,
+    changes: RawChangesLimits,
     workers: Option<i64>,
     views: RawViews,
     limits: RawLimits,
@@ -297,6 +312,7 @@ impl RawNode {
             agents: self.agents.check(document)?,
             mesh: self.mesh.check(document)?,
             checkpoint: self.checkpoint.check(document)?,
+            changes: self.changes.check(document)?,
             workers: document.number("workers", self.workers, 1, 1..=64)? as usize,
             views: self.views.check(document)?,
             limits: self.limits.check(document)?,

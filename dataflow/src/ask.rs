@@ -12,6 +12,7 @@ use crate::output::digest_text;
 use crate::peek::{Shelf, check_limits, resolve};
 use crate::relations::relations;
 use crate::server::Outbox;
+use crate::subscribe;
 
 /// What this process has asked and not yet been told.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ impl Asker {
                 return None;
             }
             Request::Peek { id, at, reads } => (id, at, What::Rows(reads)),
+            Request::Changes { id, read } => (id, At::Tick(read.upto), What::Changes(read)),
             Request::Digest { id, at } => (id, at, What::Digest),
             Request::Stats { id } => (id, At::Tick(0), What::Stats),
         };
@@ -77,6 +79,9 @@ impl Asker {
         if self.open.len() >= OPEN_MAX {
             return Err(Failure::Busy(OPEN_MAX));
         }
+        if let What::Changes(read) = what {
+            subscribe::output_of(read, shelf)?;
+        }
         if let What::Rows(reads) = what {
             for read in reads {
                 resolve(read, shelf)?;
@@ -89,6 +94,7 @@ impl Asker {
         }
         match at {
             _ if matches!(what, What::Stats) => Ok(0),
+            At::Tick(tick) if matches!(what, What::Changes(_)) => Ok(tick),
             At::Latest => now.closed.ok_or(Failure::NotReady),
             At::Tick(tick) if tick < now.since => Err(Failure::Forgotten { tick, since: now.since }),
             At::Tick(tick) => Ok(tick),
@@ -98,7 +104,11 @@ impl Asker {
     fn open(&mut self, id: u64, outbox: Arc<Outbox>, tick: u64, what: What) -> Peek {
         let number = self.next;
         self.next += 1;
-        let reads = if let What::Rows(reads) = &what { reads.len() } else { 0 };
+        let reads = match &what {
+            What::Rows(reads) => reads.len(),
+            What::Changes(_) => 1,
+            What::Digest | What::Stats => 0,
+        };
         let standing = relations().iter().filter(|info| info.standing).count();
         let open = Open {
             id,
@@ -170,7 +180,18 @@ impl Open {
     }
 
     fn rows(&mut self, place: u32, rows: u64, ipc: Vec<u8>) -> Result<(), Failure> {
-        let What::Rows(reads) = &self.what else { return Ok(()) };
+        let reads = match &self.what {
+            What::Rows(reads) => reads,
+            What::Changes(read) => {
+                let sum = &mut self.sums[0];
+                sum.1 += ipc.len() as u64;
+                subscribe::check_bytes(read, sum.1)?;
+                let relation = read.relation.clone();
+                self.outbox.send(Response::Rows { id: self.id, read: place, relation, tick: self.tick, ipc });
+                return Ok(());
+            }
+            What::Digest | What::Stats => return Ok(()),
+        };
         let (read, sum): (&Read, _) = match (reads.get(place as usize), self.sums.get_mut(place as usize)) {
             (Some(read), Some(sum)) => (read, sum),
             _ => return Err(Failure::Internal(format!("an answer to read {place}, which was not asked"))),
@@ -188,7 +209,7 @@ impl Open {
     fn last(&mut self, now: Progress) -> Response {
         let (id, tick) = (self.id, self.tick);
         match self.what {
-            What::Rows(_) => Response::Done { id, tick, completeness: std::mem::take(&mut self.completeness) },
+            What::Rows(_) | What::Changes(_) => Response::Done { id, tick, completeness: std::mem::take(&mut self.completeness) },
             What::Digest => {
                 let standing = relations().iter().filter(|info| info.standing);
                 let views = standing.zip(&self.digests).map(|(info, (hash, rows))| digest_text(&info.name, *hash, *rows));

@@ -24,6 +24,14 @@ pub enum Request {
         /// What to read, all at the same tick.
         reads: Vec<Read>,
     },
+    /// What some ticks changed in one standing relation: answered as a peek with one read, whose rows have the columns `weir_tick` and
+    /// `weir_diff` in front and are in no order.
+    Changes {
+        /// Names the request in its answers.
+        id: u64,
+        /// Of what, and of which ticks.
+        read: ChangesRead,
+    },
     /// How far the answers are.
     Frontier {
         /// Names the request in its answers.
@@ -64,6 +72,19 @@ pub struct Read {
     /// More rows than this fail the peek.
     pub rows_max: u64,
     /// More bytes than this (of Arrow IPC) fail the peek.
+    pub bytes_max: u64,
+}
+
+/// What some ticks changed in one relation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesRead {
+    /// A standing relation.
+    pub relation: String,
+    /// What came behind this tick; none: all rows as they are at `upto`, as if it had made them.
+    pub after: Option<u64>,
+    /// Up to this tick, which is waited for. The answer is of no later one.
+    pub upto: u64,
+    /// More bytes than this (of Arrow IPC) fail the request.
     pub bytes_max: u64,
 }
 

@@ -22,6 +22,7 @@ use crate::definition::ViewDefinition;
 use crate::expr::{Counters, KeptCounters};
 use crate::feed::Arrived;
 use crate::handle::{Completeness, Held};
+use crate::history::ChangesKept;
 use crate::output::{Output, attach};
 use crate::peek::{self, Made, Shelf};
 use crate::relations::{AGENTS, CONNECTIONS, HOSTS, LOSSES, relations};
@@ -43,6 +44,7 @@ pub(crate) struct Installed {
     shelf: Books,
     keeper: Keeper,
     standing: Standing,
+    changes: ChangesKept,
 }
 
 /// What the peeks of one worker read.
@@ -59,11 +61,16 @@ impl Installed {
     /// Builds the dataflow. Every worker does so before it feeds the same tick.
     ///
     /// With a checkpoint the states begin as of its tick, which is fed and closed as soon as all workers have come so far.
-    pub(crate) fn install(worker: &mut Worker, settings: ViewSettings, restore: Option<Arc<Restore>>) -> Result<Self, Error> {
+    pub(crate) fn install(
+        worker: &mut Worker,
+        settings: ViewSettings,
+        restore: Option<Arc<Restore>>,
+        changes: ChangesKept,
+    ) -> Result<Self, Error> {
         let keeper = Keeper::new(Share { index: worker.index(), peers: worker.peers() }, restore);
         let mut outputs = HashMap::new();
         for info in relations().iter().filter(|info| info.standing) {
-            let output = Output::new(info).map_err(|error| failed(&info.name, error))?;
+            let output = Output::new(info, changes).map_err(|error| failed(&info.name, error))?;
             let output = keeper.keep(format!("output/{}", info.name), output).shared();
             output.borrow_mut().begin(keeper.restored().unwrap_or(0));
             outputs.insert(info.name.to_string(), output);
@@ -71,7 +78,7 @@ impl Installed {
         let source = SourceState::new(&settings);
         keeper.keep("source/tails", Forgotten(Rc::clone(&source.tails)));
         let shelf = Books { outputs, source: Some(source), ..Books::default() };
-        let build = Build { settings, ticks: Ticks::noted(), probe: Probe::new(), shelf, keeper };
+        let build = Build { settings, changes, ticks: Ticks::noted(), probe: Probe::new(), shelf, keeper };
         let mut installed = worker.dataflow_named("Views", |scope| build.build(scope))?;
         installed.keeper.check()?;
         if let Some(tick) = installed.keeper.restored() {
@@ -114,7 +121,8 @@ impl Installed {
     pub(crate) fn create(&mut self, worker: &mut Worker, tick: u64, definition: &ViewDefinition) {
         let share = self.keeper.share();
         let source = |relation: &str| self.shelf.outputs.get(relation).cloned();
-        if let Some(made) = self.standing.create(worker, tick, definition, Base { share, source: &source }) {
+        if let Some(made) = self.standing.create(worker, tick, definition, Base { share, source: &source, changes: self.changes })
+        {
             self.shelf.made.insert(definition.name.clone(), made);
         }
     }
@@ -147,6 +155,7 @@ impl Installed {
 
 struct Build {
     settings: ViewSettings,
+    changes: ChangesKept,
     ticks: Ticks,
     probe: Probe<u64>,
     shelf: Books,
@@ -175,8 +184,8 @@ impl Build {
             let relation = sources.0.get(base).cloned().ok_or_else(|| failed(base, "it has no source"))?;
             self.attach(base, relation)?;
         }
-        let Self { settings, ticks, probe, shelf, keeper } = self;
-        Ok(Installed { settings, input, ticks, probe, shelf, keeper, standing: Standing::default() })
+        let Self { settings, changes, ticks, probe, shelf, keeper } = self;
+        Ok(Installed { settings, input, ticks, probe, shelf, keeper, standing: Standing::default(), changes })
     }
 
     /// What plans read.

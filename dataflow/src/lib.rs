@@ -2,7 +2,8 @@
 //!
 //! A feed of chained ticks goes in (`feed.rs`); workers (`worker.rs`) decode it (`source/`), join connections (`connections/`),
 //! keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
-//! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh).
+//! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh,
+//! `subscribe.rs` answers what changed, out of `history.rs`).
 //!
 //! `checkpoint/` saves the state of all operators at a tick and takes it up again, on any number of workers.
 //!
@@ -19,6 +20,7 @@ pub mod delta;
 pub mod expr;
 mod feed;
 pub mod handle;
+mod history;
 mod install;
 mod mesh;
 mod output;
@@ -30,6 +32,7 @@ mod server;
 mod settings;
 pub mod source;
 mod standing;
+mod subscribe;
 mod views;
 mod worker;
 
@@ -38,6 +41,7 @@ pub use checkpoint::empty_part;
 pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};
 pub use definition::{Definitions, Known, ViewChange, ViewDefinition, ViewKind, ViewOutcome};
 pub use feed::{Arrived, Feed, FeedStep, Tick};
+pub use history::ChangesKept;
 pub use relations::{RelationInfo, relation, relations};
 pub use run::{EngineOptions, Error, run};
 pub use settings::{Command, ViewSettings};

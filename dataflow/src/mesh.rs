@@ -16,7 +16,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::{Exchange, Input, Inspect};
 use timely::worker::Worker;
 
-use crate::handle::{Completeness, Failure, Read, Stats};
+use crate::handle::{ChangesRead, Completeness, Failure, Read, Stats};
 
 /// From one worker to all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub(crate) struct Peek {
 pub(crate) enum What {
     /// Rows.
     Rows(Vec<Read>),
+    /// What changed.
+    Changes(ChangesRead),
     /// One hash per standing relation.
     Digest,
     /// Counters; answered at once, whatever the tick.

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::hash_map::EntryRef;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -29,6 +30,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::checkpoint::{Share, State, encode};
 use crate::delta::DeltaBatch;
 use crate::handle::{Digest, Held};
+use crate::history::{ChangesKept, History, consolidated};
 use crate::relations::RelationInfo;
 use crate::render::owner;
 
@@ -45,13 +47,14 @@ pub(crate) struct Output {
     base: Counts<Bytes>,
     base_bytes: usize,
     changes: BTreeMap<u64, Vec<(Bytes, i64)>>,
+    past: History,
     errors: u64,
     negative: u64,
 }
 
 impl Output {
     /// An empty relation.
-    pub(crate) fn new(info: &RelationInfo) -> Result<Self, ArrowError> {
+    pub(crate) fn new(info: &RelationInfo, kept: ChangesKept) -> Result<Self, ArrowError> {
         let fields = info.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         Ok(Self {
             name: info.name.to_string(),
@@ -61,6 +64,7 @@ impl Output {
             base: Counts::default(),
             base_bytes: 0,
             changes: BTreeMap::new(),
+            past: History::new(kept),
             errors: 0,
             negative: 0,
         })
@@ -106,23 +110,33 @@ impl Output {
     /// From a checkpoint at this tick on: nothing before can be read.
     pub(crate) fn begin(&mut self, tick: u64) {
         self.since = tick;
+        self.past.begin(tick);
     }
 
-    /// Forgets the difference between ticks up to `since`: from now on reads are at `since` or later.
+    /// Forgets the difference between ticks up to `since`: from now on reads are at `since` or later. Subscribers see further back.
     pub(crate) fn compact(&mut self, since: u64) {
         let since = since.max(self.since);
         let later = self.changes.split_off(&since.saturating_add(1));
-        for (row, diff) in std::mem::replace(&mut self.changes, later).into_values().flatten() {
-            match self.base.entry(row) {
-                Entry::Occupied(mut held) if *held.get() + diff != 0 => *held.get_mut() += diff,
-                Entry::Occupied(held) => self.base_bytes -= held.remove_entry().0.len(),
-                Entry::Vacant(place) => {
-                    self.base_bytes += place.key().len();
-                    place.insert(diff);
-                }
+        for (tick, changes) in std::mem::replace(&mut self.changes, later) {
+            let changes = consolidated(changes);
+            for (row, diff) in &changes {
+                self.fold(row, *diff);
+            }
+            self.past.push(tick, changes);
+        }
+        self.past.trim(since);
+        self.since = since;
+    }
+
+    fn fold(&mut self, row: &Bytes, diff: i64) {
+        match self.base.entry_ref(row) {
+            EntryRef::Occupied(mut held) if *held.get() + diff != 0 => *held.get_mut() += diff,
+            EntryRef::Occupied(held) => self.base_bytes -= held.remove_entry().0.len(),
+            EntryRef::Vacant(place) => {
+                self.base_bytes += row.len();
+                place.insert(diff);
             }
         }
-        self.since = since;
     }
 
     /// What users see as its columns.
@@ -177,6 +191,36 @@ impl Output {
         sums.into_iter().filter(|(_, diff)| *diff != 0).map(|(row, diff)| (row.clone(), diff)).collect()
     }
 
+    /// What every tick behind this one changed can be told.
+    pub(crate) fn changes_since(&self) -> u64 {
+        self.past.since()
+    }
+
+    /// What the ticks behind `after` up to `upto` changed, in their order, each row once a tick. Only with `after` not before
+    /// [`Output::changes_since`].
+    pub(crate) fn changes_between(&self, after: u64, upto: u64) -> Vec<(u64, Vec<(Bytes, i64)>)> {
+        let past = self.past.between(after, upto).map(|(tick, changes)| (tick, changes.to_vec()));
+        let recent = self.changes.range((Excluded(after), Unbounded)).map(|(tick, _)| *tick).take_while(|tick| *tick <= upto);
+        past.chain(recent.map(|tick| (tick, self.changes_at(tick)))).filter(|(_, changes)| !changes.is_empty()).collect()
+    }
+
+    /// All rows at a tick that may lie further back than reads go, with how often each is there.
+    pub(crate) fn rows_back_at(&mut self, tick: u64) -> Vec<(Bytes, i64)> {
+        if tick >= self.since {
+            return self.rows_at(tick);
+        }
+        let mut rows: Counts<&Bytes> = self.base.iter().map(|(row, count)| (row, *count)).collect();
+        for (row, diff) in self.past.between(tick, self.since).flat_map(|(_, changes)| changes) {
+            *rows.entry(row).or_default() -= diff;
+        }
+        rows.into_iter().filter(|(_, count)| *count > 0).map(|(row, count)| (row.clone(), count)).collect()
+    }
+
+    /// Its columns.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Decodes rows into a batch of the given columns.
     pub(crate) fn decode(&self, rows: &[Bytes], columns: &[usize]) -> Result<RecordBatch, ArrowError> {
         let parser = self.converter.parser();
@@ -197,7 +241,11 @@ impl Output {
     /// What is in memory.
     pub(crate) fn held(&self) -> Held {
         let waiting = self.changes.values().flatten().map(|(row, _)| row.len()).sum::<usize>();
-        Held { relation: self.name.clone(), rows: self.base.len() as u64, bytes: (self.base_bytes + waiting) as u64 }
+        Held {
+            relation: self.name.clone(),
+            rows: self.base.len() as u64,
+            bytes: (self.base_bytes + waiting + self.past.bytes()) as u64,
+        }
     }
 
     /// Rows that could not be encoded, and rows whose count was negative when read.
@@ -322,7 +370,8 @@ mod tests {
     use super::*;
 
     fn output() -> Output {
-        Output::new(&RelationInfo { name: "t".into(), schema: schema(), standing: true, sql: None }).unwrap()
+        Output::new(&RelationInfo { name: "t".into(), schema: schema(), standing: true, sql: None }, ChangesKept::default())
+            .unwrap()
     }
 
     fn schema() -> SchemaRef {
@@ -367,6 +416,36 @@ mod tests {
         output.compact(99);
         assert_eq!(read(&mut output, 99), [("x".into(), 5, 1), ("y".into(), 2, 1)]);
         assert_eq!((output.since(), output.held().rows, output.faults()), (99, 2, 0));
+    }
+
+    #[test]
+    fn changes_and_rows_are_told_from_before_what_can_be_peeked() {
+        let mut output = output();
+        output.begin(5);
+        output.update(&delta(10, &[("x", 1, 1), ("x", 1, 1), ("y", 2, 1), ("y", 2, -1)]));
+        output.update(&delta(20, &[("x", 1, -2), ("z", 3, 1)]));
+        output.update(&delta(30, &[("z", 3, 4)]));
+        let told = |output: &Output, after, upto| -> Vec<(u64, Vec<i64>)> {
+            let sorted = |(tick, changes): (u64, Vec<(Bytes, i64)>)| {
+                let mut diffs: Vec<i64> = changes.iter().map(|(_, diff)| *diff).collect();
+                diffs.sort_unstable();
+                (tick, diffs)
+            };
+            output.changes_between(after, upto).into_iter().map(sorted).collect()
+        };
+        for since in [5, 10, 20, 25, 60_000] {
+            output.compact(since);
+            assert_eq!(output.changes_since(), 5);
+            assert_eq!(told(&output, 5, 99_999), [(10, vec![2]), (20, vec![-2, 1]), (30, vec![4])], "compacted to {since}");
+            assert_eq!(told(&output, 10, 29), [(20, vec![-2, 1])]);
+            for (tick, counts) in [(5, vec![]), (10, vec![2]), (19, vec![2]), (20, vec![1]), (30, vec![5])] {
+                let found: Vec<i64> = output.rows_back_at(tick).iter().map(|(_, count)| *count).collect();
+                assert_eq!(found, counts, "at {tick}, compacted to {since}");
+            }
+        }
+        output.compact(60_025);
+        assert_eq!(output.changes_since(), 25);
+        assert_eq!(told(&output, 25, 99_999), [(30, vec![4])]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::handle::{Completeness, Failure, Held, Read, Stats};
 use crate::mesh::{Body, Peek, What};
 use crate::output::{Output, project};
 use crate::relations::{self, RelationInfo};
+use crate::subscribe;
 
 /// What the peeks of one worker read.
 pub(crate) trait Shelf {
@@ -94,6 +95,7 @@ pub(crate) fn answer(peek: &Peek, shelf: &dyn Shelf, send: &mut dyn FnMut(Body))
             .zip(0..)
             .try_for_each(|(read, place)| answer_read(peek.tick, read, place, shelf, send))
             .map(|()| Body::Done(completeness(peek.tick, shelf))),
+        What::Changes(read) => subscribe::answer(read, shelf, send).map(|()| Body::Done(Completeness::default())),
         What::Digest => digests(peek.tick, shelf).map(Body::Digests),
         What::Stats => Ok(Body::Stats(stats(shelf))),
     };
@@ -238,7 +240,8 @@ pub(crate) fn check_limits(read: &Read, rows: u64, bytes: u64) -> Result<(), Fai
     Ok(())
 }
 
-fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+/// A batch as it travels.
+pub(crate) fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
     writer.write(batch)?;
     writer.finish()?;
@@ -276,11 +279,11 @@ fn stats(shelf: &dyn Shelf) -> Stats {
     Stats { workers: 1, closed: None, fed: None, relations, counters: shelf.counters() }
 }
 
-fn internal(error: ArrowError) -> Failure {
+pub(crate) fn internal(error: ArrowError) -> Failure {
     Failure::Internal(error.to_string())
 }
 
 /// Rows of one piece of an answer.
-const ROWS_PER_PART: usize = 16_384;
+pub(crate) const ROWS_PER_PART: usize = 16_384;
 /// A piece of more bytes is halved, until it is one row.
-const PART_BYTES_MAX: usize = 8 << 20;
+pub(crate) const PART_BYTES_MAX: usize = 8 << 20;

@@ -15,6 +15,7 @@ use timely::communication::{Config as Threads, Hooks};
 use crate::checkpoint::{CheckpointError, CheckpointSink, Restore, Saved};
 use crate::definition::ViewDefinition;
 use crate::feed::Feed;
+use crate::history::ChangesKept;
 use crate::server::Server;
 use crate::worker::{self, Door, Saves, Shared, Start};
 
@@ -35,12 +36,15 @@ pub struct EngineOptions {
     pub restore: Option<Arc<Restore>>,
     /// The views that people have made up to the tick of `restore`, in the order in which they were made.
     pub views: Vec<ViewDefinition>,
+    /// How much of what changed is kept for subscribers.
+    pub changes: ChangesKept,
 }
 
 impl EngineOptions {
     /// One process of one mesh, which begins at the chain's beginning and makes no checkpoints.
     pub fn alone(workers: usize, socket: PathBuf) -> Self {
-        Self { process: 0, workers, links: Vec::new(), socket, checkpoints: None, restore: None, views: Vec::new() }
+        let (links, views, changes) = (Vec::new(), Vec::new(), ChangesKept::default());
+        Self { process: 0, workers, links, socket, checkpoints: None, restore: None, views, changes }
     }
 }
 
@@ -108,7 +112,7 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
     let saves = options.checkpoints.map(|sink| Saves { to: write_checkpoints(Arc::clone(&sink), threads), sink });
-    let start = Start { restore: options.restore, saves, views: options.views };
+    let start = Start { restore: options.restore, saves, views: options.views, changes: options.changes };
     let (builders, held) = allocators(options.links, options.process, threads)?;
     let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;

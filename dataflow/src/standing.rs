@@ -27,6 +27,7 @@ use crate::checkpoint::{Keeper, Share};
 use crate::definition::{Known, ViewDefinition};
 use crate::delta::{DeltaBatch, options};
 use crate::expr::Counters;
+use crate::history::ChangesKept;
 use crate::output::{Bytes, Output, attach};
 use crate::peek::Made;
 use crate::relations::RelationInfo;
@@ -49,6 +50,8 @@ pub(crate) struct Base<'a> {
     pub(crate) share: Share,
     /// The rows of a relation that ships.
     pub(crate) source: &'a dyn Fn(&str) -> Option<Source>,
+    /// What is kept of what changed.
+    pub(crate) changes: ChangesKept,
 }
 
 struct View {
@@ -111,7 +114,7 @@ impl Standing {
         info: &RelationInfo,
         Parts { base, counters }: Parts<'_>,
     ) -> Result<Source, String> {
-        let mut output = Output::new(info).map_err(|error| error.to_string())?;
+        let mut output = Output::new(info, base.changes).map_err(|error| error.to_string())?;
         output.begin(tick);
         let output = Rc::new(RefCell::new(output));
         let mut found = Vec::new();

@@ -18,6 +18,7 @@ use crate::ask::{Asker, Progress};
 use crate::checkpoint::{CheckpointSink, Restore, Saved};
 use crate::definition::ViewDefinition;
 use crate::feed::{Feed, FeedStep, Tick};
+use crate::history::ChangesKept;
 use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
 use crate::peek::{self, Waiting};
@@ -54,6 +55,8 @@ pub(crate) struct Start {
     pub(crate) saves: Option<Saves>,
     /// The views that people had made when the state was saved.
     pub(crate) views: Vec<ViewDefinition>,
+    /// What is kept of what changed.
+    pub(crate) changes: ChangesKept,
 }
 
 /// Where saved states go, and who is told that one is being saved.
@@ -102,6 +105,7 @@ pub(crate) fn run(
         waiting: Waiting::default(),
         saving: None,
         saves: start.saves.clone(),
+        changes: start.changes,
     };
     if let Some(restore) = &start.restore
         && let Err(error) = state.begin(worker, restore, &start.views)
@@ -146,13 +150,15 @@ struct State {
     saving: Option<u64>,
     /// Where it goes.
     saves: Option<Saves>,
+    /// What is kept of what changed.
+    changes: ChangesKept,
 }
 
 impl State {
     /// Takes up a checkpoint: its tick counts as fed.
     fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>, made: &[ViewDefinition]) -> Result<(), Error> {
         let tick = restore.tick();
-        let mut views = Installed::install(worker, restore.settings(), Some(Arc::clone(restore)))?;
+        let mut views = Installed::install(worker, restore.settings(), Some(Arc::clone(restore)), self.changes)?;
         for definition in made {
             views.create(worker, tick, definition);
         }
@@ -223,7 +229,9 @@ impl State {
         }
         for command in tick.commands {
             match (command, &mut self.views) {
-                (Command::Configure(settings), None) => self.views = Some(Installed::install(worker, settings, None)?),
+                (Command::Configure(settings), None) => {
+                    self.views = Some(Installed::install(worker, settings, None, self.changes)?);
+                }
                 (Command::Configure(settings), Some(views)) if *views.settings() == settings => {}
                 (Command::Configure(_), Some(_)) => {
                     return Err(Error::Feed("the settings of the views were changed while they run".into()));
