@@ -86,6 +86,7 @@ pub async fn run(
     let socket = layout::engine_socket(&config.data_dir);
     let (tell_views, views) = watch::channel(None);
     let options = weir_query::ServeOptions {
+        node: config.id.clone(),
         sql: config.listen.sql,
         http: config.listen.http,
         socket,

@@ -1,13 +1,17 @@
 //! `weir sql`: a small client of the SQL port. Any PostgreSQL client works as well.
 
 use std::io::Write as _;
+use std::pin::pin;
 
 use anyhow::Context as _;
+use futures::StreamExt as _;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// Arguments of `weir sql`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  weir sql -c 'select * from region_connections'\n  echo 'show views' | weir sql")]
+#[command(
+    after_help = "Example:\n  weir sql -c 'select * from region_connections'\n  weir sql -c 'subscribe to region_connections'\n  echo 'show views' | weir sql"
+)]
 pub(crate) struct Arguments {
     /// Where to ask
     #[arg(long, value_name = "URL", default_value = "postgres://weir@127.0.0.1:7432/weir")]
@@ -25,10 +29,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(sql) => sql,
         None => std::io::read_to_string(std::io::stdin()).context("could not read the statement from standard input")?,
     };
-    let tables = crate::runtime()?.block_on(async {
-        let client = connect(&arguments.url).await?;
-        query(&client, &sql).await
-    })?;
+    let runtime = crate::runtime()?;
+    let client = runtime.block_on(connect(&arguments.url))?;
+    if is_subscription(&sql) {
+        return runtime.block_on(follow(&client, &sql, arguments.csv));
+    }
+    let tables = runtime.block_on(query(&client, &sql))?;
     let mut out = std::io::stdout().lock();
     for table in tables {
         let text = if arguments.csv { table.csv() } else { table.aligned() };
@@ -74,6 +80,51 @@ pub(crate) async fn query(client: &tokio_postgres::Client, sql: &str) -> anyhow:
     Ok(tables)
 }
 
+/// Whether its rows come for as long as anybody reads them.
+fn is_subscription(sql: &str) -> bool {
+    sql.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("subscribe"))
+}
+
+/// Prints rows as they come, until there are no more.
+async fn follow(client: &tokio_postgres::Client, sql: &str, csv: bool) -> anyhow::Result<()> {
+    let mut messages = pin!(client.simple_query_raw(sql).await.map_err(in_plain_words)?);
+    let mut widths: Vec<usize> = Vec::new();
+    while let Some(message) = messages.next().await {
+        let cells = match message.map_err(in_plain_words)? {
+            SimpleQueryMessage::RowDescription(columns) => columns.iter().map(|column| Some(column.name().to_owned())).collect(),
+            SimpleQueryMessage::Row(row) => (0..row.len()).map(|cell| row.get(cell).map(str::to_owned)).collect::<Vec<_>>(),
+            _ => continue,
+        };
+        let line = if csv { csv_line(&cells) } else { padded(&cells, &mut widths) };
+        let mut out = std::io::stdout().lock();
+        out.write_all(line.as_bytes())?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Cells as wide as the widest so far: what comes is not known yet.
+fn padded(cells: &[Option<String>], widths: &mut Vec<usize>) -> String {
+    widths.resize(cells.len(), 0);
+    let pad = |(cell, width): (&Option<String>, &mut usize)| {
+        let text = cell.as_deref().unwrap_or_default();
+        *width = (*width).max(text.chars().count());
+        format!("{text:<width$}", width = *width)
+    };
+    let line = cells.iter().zip(widths.iter_mut()).map(pad).collect::<Vec<_>>().join("  ");
+    format!("{}\n", line.trim_end())
+}
+
+/// Comma-separated values.
+fn csv_line(cells: &[Option<String>]) -> String {
+    let quoted = |text: &String| match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.clone(),
+    };
+    let cells = cells.iter().map(|cell| cell.as_ref().map(quoted).unwrap_or_default());
+    cells.collect::<Vec<_>>().join(",") + "\n"
+}
+
 fn in_plain_words(failed: tokio_postgres::Error) -> anyhow::Error {
     match failed.as_db_error() {
         Some(told) => anyhow::anyhow!("{} ({})", told.message(), told.code().code()),
@@ -114,16 +165,8 @@ impl Table {
 
     /// Comma-separated values under a line of names.
     pub(crate) fn csv(&self) -> String {
-        let quoted = |text: &str| match text.contains([',', '"', '\n', '\r']) {
-            true => format!("\"{}\"", text.replace('"', "\"\"")),
-            false => text.to_owned(),
-        };
-        let header = self.columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(",");
-        let rows = self.rows.iter().map(|row| {
-            let cells = row.iter().map(|cell| cell.as_deref().map(quoted).unwrap_or_default());
-            cells.collect::<Vec<_>>().join(",")
-        });
-        std::iter::once(header).chain(rows).map(|line| line + "\n").collect()
+        let header = self.columns.iter().map(|name| Some(name.clone())).collect();
+        std::iter::once(&header).chain(&self.rows).map(|cells| csv_line(cells)).collect()
     }
 }
 
@@ -140,5 +183,14 @@ mod tests {
     fn tables_are_aligned_and_csv_is_quoted() {
         assert_eq!(table().aligned(), "app  open\n---  ----\na,b     7\n       12\n(2 rows)\n");
         assert_eq!(table().csv(), "app,open\n\"a,b\",7\n,12\n");
+    }
+
+    #[test]
+    fn rows_that_come_one_by_one_line_up_as_far_as_known() {
+        let (mut widths, row) = (Vec::new(), |cells: [&str; 2]| cells.map(|cell| Some(cell.to_owned())));
+        assert_eq!(padded(&row(["a", "bb"]), &mut widths), "a  bb\n");
+        assert_eq!(padded(&row(["long", "b"]), &mut widths), "long  b\n");
+        assert_eq!(padded(&row(["a", "b"]), &mut widths), "a     b\n");
+        assert!(is_subscription(" Subscribe to hosts") && !is_subscription("select 'subscribe'"));
     }
 }

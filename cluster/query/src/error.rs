@@ -226,6 +226,16 @@ pub(crate) const UNKNOWN_SCHEMA: &str = "3F000";
 pub(crate) const BAD_NAME: &str = "42602";
 /// A limit of this server.
 pub(crate) const LIMIT: &str = "54000";
+/// The connection has ended.
+pub(crate) const GONE: &str = "08006";
+/// So many are there already.
+pub(crate) const TOO_MANY: &str = "53300";
+/// A value that a statement cannot take.
+pub(crate) const BAD_VALUE: &str = "22023";
+/// No such cursor.
+pub(crate) const UNKNOWN_CURSOR: &str = "34000";
+/// A cursor of this name is there.
+pub(crate) const CURSOR_EXISTS: &str = "42P03";
 /// An error of ours.
 pub(crate) const INTERNAL: &str = "XX000";
 /// Columns named in a hint.

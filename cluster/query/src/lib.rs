@@ -1,7 +1,7 @@
 //! Reading: SQL over the PostgreSQL wire and JSON over HTTP, answered from the live relations at one tick.
 //!
 //! A statement is parsed (`statement.rs`), planned against the relations' columns, what it reads is peeked from the workers
-//! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
+//! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). A subscription asks for what changed, tick by tick (`subscription.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
 //! Everything is bounded by `query.*` of the config. Nothing here changes anything but the views that people make (`views.rs`).
 
 #![forbid(unsafe_code)]
@@ -16,11 +16,14 @@ mod http;
 mod inventory;
 mod lineage;
 mod live;
+mod metrics;
 mod pgwire;
 mod process_tree;
 mod search;
 mod session;
 mod statement;
+mod streaming;
+mod subscription;
 mod tables;
 mod views;
 
@@ -41,6 +44,8 @@ pub use views::{Changed, ViewStore};
 /// Where to listen, whom to ask, how much to allow.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
+    /// Name of this node: it tells what its subscriptions keep from what those of others keep.
+    pub node: String,
     /// PostgreSQL wire.
     pub sql: SocketAddr,
     /// HTTP.
@@ -92,6 +97,7 @@ impl Running {
 
 /// Starts both servers.
 pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Running, Error> {
+    metrics::describe();
     let sql = listen("SQL", options.sql).await?;
     let http = listen("HTTP", options.http).await?;
     let address = |listener: &TcpListener, what, wanted| {
@@ -103,7 +109,8 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
         let searches = search::Searches::start(searches_max).map_err(Error::Threads)?;
         Ok(session::PastReads { record, searches })
     });
-    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone(), options.views).await;
+    let engine =
+        session::Engine::new(live.clone(), past.transpose()?, options.limits.clone(), (&options.node, options.views)).await;
     let engine = engine.map_err(Error::Definitions)?;
     let health = health::Health::new();
     let mut tasks = JoinSet::new();

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use weir_dataflow::handle::{self, At, Completeness, Digest, Failure, LENGTH_BYTES, Read, Request, Response, Stats};
+use weir_dataflow::handle::{self, At, ChangesRead, Completeness, Digest, Failure, LENGTH_BYTES, Read, Request, Response, Stats};
 
 /// Asks the workers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -92,6 +92,19 @@ impl Live {
                     into.extend(decode(&ipc)?);
                 }
                 Response::Done { tick, completeness, .. } => return Ok(Snapshot { tick, completeness, reads: batches }),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// What some ticks changed in one relation, in no order; columns `weir_tick` and `weir_diff` come first.
+    pub async fn changes(&self, read: ChangesRead) -> Result<Vec<RecordBatch>, LiveError> {
+        let mut batches = Vec::new();
+        let mut answers = self.ask(|id| Request::Changes { id, read }).await?;
+        loop {
+            match answers.next().await? {
+                Response::Rows { ipc, .. } => batches.extend(decode(&ipc)?),
+                Response::Done { .. } => return Ok(batches),
                 other => return Err(unexpected(&other)),
             }
         }

@@ -29,6 +29,7 @@ use crate::live::{Live, LiveError, Snapshot};
 use crate::process_tree::ProcessTree;
 use crate::search::Searches;
 use crate::statement::{Asked, Show, Statement, parse};
+use crate::subscription::{Subscriptions, is_of_subscription};
 use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
 use crate::views::{Made, ViewStore, ViewsOf};
 
@@ -43,6 +44,8 @@ pub(crate) struct Engine {
     pub(crate) state: Arc<SessionState>,
     /// What people made.
     pub(crate) views: ViewsOf,
+    /// Who is told changes.
+    pub(crate) subscriptions: Subscriptions,
 }
 
 /// The record, and where it is searched.
@@ -100,7 +103,7 @@ impl Engine {
         live: Live,
         past: Option<PastReads>,
         limits: QueryLimits,
-        views: Option<Arc<dyn ViewStore>>,
+        (node, views): (&str, Option<Arc<dyn ViewStore>>),
     ) -> Result<Self, SqlError> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
@@ -113,8 +116,9 @@ impl Engine {
         options.execution.time_zone = Some("UTC".into());
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(functions::all());
-        let views = ViewsOf::new(views);
-        let mut engine = Self { live, past, inventory: None, limits, state: Arc::new(builder.build()), views };
+        let subscriptions = Subscriptions::start(node, live.clone(), limits.subscriptions_max, views.clone());
+        let (state, views) = (Arc::new(builder.build()), ViewsOf::new(views));
+        let mut engine = Self { live, past, inventory: None, limits, state, views, subscriptions };
         if engine.past.is_some() {
             let (state, _) = engine.state(&Made::default())?;
             engine.inventory = Some(Arc::new(Inventory::plan(&state).await?));
@@ -139,7 +143,7 @@ impl Engine {
         relations().iter().chain(recorded).chain(made.infos())
     }
 
-    fn info<'a>(&'a self, name: &str, made: &'a Made) -> Result<&'a RelationInfo, SqlError> {
+    pub(crate) fn info<'a>(&'a self, name: &str, made: &'a Made) -> Result<&'a RelationInfo, SqlError> {
         self.relations(made).find(|info| info.name == name).ok_or_else(|| match inventory::needs_record(name) {
             true => inventory::no_record(name),
             false => SqlError::unknown_relation(name),
@@ -376,7 +380,8 @@ impl Engine {
         let columns: Vec<Vec<String>> = match show {
             Show::Views => vec![self.names(&made, |info| info.standing || info.sql.is_some())],
             Show::Tables => {
-                let kinds = self.relations(&made).map(|info| self.kind_of(info).to_owned());
+                let shown = self.relations(&made).filter(|info| !is_of_subscription(&info.name));
+                let kinds = shown.map(|info| self.kind_of(info).to_owned());
                 vec![self.names(&made, |_| true), kinds.collect()]
             }
             Show::Columns(name) => {
@@ -411,7 +416,8 @@ impl Engine {
     }
 
     fn names(&self, made: &Made, keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
-        self.relations(made).filter(|info| keep(info)).map(|info| info.name.to_string()).collect()
+        let shown = self.relations(made).filter(|info| keep(info) && !is_of_subscription(&info.name));
+        shown.map(|info| info.name.to_string()).collect()
     }
 
     async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 
 use crate::as_of;
 use crate::error::SqlError;
+use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
 
 /// One statement.
@@ -20,6 +21,16 @@ pub(crate) enum Statement {
     CreateView(Box<CreateView>),
     /// DROP [MATERIALIZED] VIEW.
     DropViews(Dropping),
+    /// SUBSCRIBE.
+    Subscribe(Subscribe),
+    /// COPY … TO STDOUT.
+    Copy(CopyOut),
+    /// DECLARE … CURSOR.
+    Declare(Declare),
+    /// FETCH.
+    Fetch(Fetch),
+    /// CLOSE: a cursor, or all.
+    Close(Option<String>),
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
@@ -56,6 +67,18 @@ pub(crate) enum Show {
 
 /// Parses any number of statements.
 pub(crate) fn parse(sql: &str) -> Result<Vec<Statement>, SqlError> {
+    let Some(pieces) = streaming::split(sql)? else { return parse_plain(sql) };
+    let mut statements = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Streaming(statement) => statements.push(statement),
+            Piece::Other(sql) => statements.extend(parse_plain(&sql)?),
+        }
+    }
+    Ok(statements)
+}
+
+fn parse_plain(sql: &str) -> Result<Vec<Statement>, SqlError> {
     let mut statements = Vec::new();
     for (sql, as_of) in as_of::split(sql)? {
         match DFParser::parse_sql_with_dialect(&sql, &PostgreSqlDialect {}) {
@@ -88,7 +111,6 @@ fn planned(sql: &str) -> Option<SqlError> {
     let words: Vec<_> = sql.split_whitespace().take(2).map(str::to_ascii_uppercase).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["SUBSCRIBE", ..] => Some(SqlError::unsupported("SUBSCRIBE")),
         ["CREATE", kind @ ("RULE" | "SINK")] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
         _ => None,
     }
@@ -211,7 +233,6 @@ mod tests {
             ("delete from hosts", "0A000 DELETE"),
             ("create external table t stored as csv location 'x'", "0A000 CREATE EXTERNAL TABLE"),
             ("copy (select 1) to 'x'", "0A000 COPY"),
-            ("subscribe to hosts", "0A000 SUBSCRIBE"),
             ("selec 1", "42601"),
             ("select 1 from", "42601"),
         ] {

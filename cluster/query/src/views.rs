@@ -150,6 +150,9 @@ impl Engine {
         self.views_known().await?;
         refuse_options(view)?;
         let name = name_of(&view.name)?;
+        if crate::subscription::is_of_subscription(&name) {
+            return Err(SqlError::new(error::BAD_NAME, format!("\"{name}\": names of this kind are those of subscriptions")));
+        }
         let sql = view.query.to_string();
         let sql_bytes_max = self.limits().view_sql_bytes_max;
         if sql.len() as u64 > sql_bytes_max {
@@ -175,6 +178,36 @@ impl Engine {
             ViewOutcome::Created(_) if kind == ViewKind::Plain => Ok(None),
             ViewOutcome::Created(_) => Ok(self.reached(changed.tick).await),
             ViewOutcome::Exists(name) => exists(&name, view.if_not_exists),
+            other => Err(refused(&other)),
+        }
+    }
+
+    /// Whether a subscription's query can be kept as this view, and how that would be seen.
+    pub(crate) async fn keepable(&self, definition: ViewDefinition) -> Result<(ViewDefinition, RelationInfo), SqlError> {
+        self.view_store()?;
+        let made = self.made().await?;
+        let asked = query(&definition.sql)?;
+        let plan = self.planned_over(&made, &asked).await?;
+        if !plan.get_parameter_names()?.is_empty() {
+            return Err(SqlError::unsupported("a parameter in a SUBSCRIBE"));
+        }
+        let definition = ViewDefinition { reads: self.names_in(&asked)?, ..definition };
+        self.check(&definition, &plan, &made).await?;
+        match made.known.clone().add(&definition).map_err(told)? {
+            Some((_, info)) => Ok((definition, info)),
+            None => Err(SqlError::new(error::INTERNAL, "a subscription keeps its view")),
+        }
+    }
+
+    /// Has a subscription's view made. What is returned is its first tick, which this node's workers have come to.
+    pub(crate) async fn keep_view(&self, definition: ViewDefinition) -> Result<u64, SqlError> {
+        let change = ViewChange::Create { definition, views_max: self.limits().views_max };
+        let changed = self.view_store()?.change(change).await.map_err(|why| not_changed(&why))?;
+        match changed.outcome {
+            ViewOutcome::Created(_) => match self.reached(changed.tick).await {
+                None => Ok(changed.tick),
+                Some(late) => Err(SqlError::new(error::TIMED_OUT, late)),
+            },
             other => Err(refused(&other)),
         }
     }

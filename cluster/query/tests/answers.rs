@@ -38,7 +38,7 @@ impl Node {
         let feeds = world.feeds(2);
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();
-        let options = ServeOptions { sql: any, http: any, socket, limits, record: None, views: None };
+        let options = ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record: None, views: None };
         let running = serve(options, Arc::new(|| "weir_up 1\n".to_owned())).await.unwrap();
         let node = Self { world, running, dir };
         let sql = node.connect().await;
@@ -135,7 +135,7 @@ async fn wrong_statements_are_told_with_their_sqlstate() {
         ("select frobnicate(1)", "42883"),
         ("drop table events", "0A000 DROP TABLE is not supported"),
         ("insert into hosts values (1)", "0A000"),
-        ("subscribe to hosts", "0A000 SUBSCRIBE is not supported"),
+        ("subscribe to events", "0A000 SUBSCRIBE to \"events\", whose rows the workers do not keep, is not supported"),
         ("select 1/0", "22012"),
         ("select 'x'::bigint", "22P02"),
         ("select count(host) from events", "53400"),
@@ -229,6 +229,7 @@ async fn without_workers_questions_fail_and_health_says_so() {
     let dir = std::env::temp_dir().join(format!("weir-query-{}-away", std::process::id()));
     let any = "127.0.0.1:0".parse().unwrap();
     let options = ServeOptions {
+        node: "n1".into(),
         sql: any,
         http: any,
         socket: dir.join("none.sock"),

@@ -1,6 +1,9 @@
 //! The PostgreSQL wire: simple and extended protocol, user and database `weir`, no password, from loopback only.
 
+mod cursors;
+mod outgoing;
 mod parameters;
+mod peer;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -12,27 +15,36 @@ use pgwire::api::auth::{
     DefaultServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
     save_startup_parameters_to_metadata,
 };
+use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal};
 use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
-use pgwire::api::{ClientInfo, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers, Type};
+use pgwire::api::{
+    ClientInfo, ConnectionGuard, ConnectionHandle, ConnectionManager, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers,
+    PidSecretKeyGenerator as _, RandomPidSecretKeyGenerator, Type,
+};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::response::ErrorResponse;
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::cursors::Cursors;
+use self::outgoing::Shape;
+use self::peer::Peer;
 use crate::encode;
 use crate::error::SqlError;
 use crate::functions::{SERVER_VERSION, USER};
 use crate::session::{Answer, Engine, Planned};
 use crate::statement::{Show, Statement, parse};
+use crate::streaming::Source;
+use crate::subscription::Subscribable;
 use crate::tables::CATALOG;
 
 /// Serves connections until dropped.
 pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max: usize) {
-    let (handlers, places) = (Handlers(Arc::new(Handler { engine })), Arc::new(Semaphore::new(connections_max)));
+    let (handler, places) = (Handler::new(engine), Arc::new(Semaphore::new(connections_max)));
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
@@ -40,7 +52,7 @@ pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max
                     tracing::warn!(%peer, connections_max, "too many SQL connections: one was refused");
                     continue;
                 };
-                let handlers = handlers.clone();
+                let handlers = Handlers(Arc::new(Handler { peer: Peer::of(&socket), ..handler.clone() }));
                 tokio::spawn(async move {
                     if let Err(error) = pgwire::tokio::process_socket(socket, None, handlers).await {
                         tracing::debug!(%peer, %error, "an SQL connection ended");
@@ -71,10 +83,20 @@ impl PgWireServerHandlers for Handlers {
     fn startup_handler(&self) -> Arc<impl StartupHandler> {
         Arc::clone(&self.0)
     }
+
+    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
+        Arc::new(DefaultCancelHandler::new(Arc::clone(&self.0.connections)))
+    }
 }
 
+#[derive(Clone)]
 struct Handler {
     engine: Engine,
+    /// The client.
+    peer: Peer,
+    /// Who may cancel what.
+    connections: Arc<ConnectionManager>,
+    keys: Arc<RandomPidSecretKeyGenerator>,
 }
 
 #[async_trait]
@@ -96,6 +118,11 @@ impl StartupHandler for Handler {
         let mut parameters = DefaultServerParameterProvider::default();
         parameters.server_version = SERVER_VERSION.to_owned();
         parameters.default_transaction_read_only = true;
+        let (pid, key) = self.keys.generate(client);
+        client.set_pid_and_secret_key(pid, key.clone());
+        let (handle, guard) = self.connections.register(pid, key);
+        client.session_extensions().insert::<Arc<ConnectionHandle>>(handle);
+        client.session_extensions().insert::<ConnectionGuard>(guard);
         finish_authentication(client, &parameters).await
     }
 }
@@ -124,6 +151,10 @@ fn refused<C: ClientInfo>(client: &C) -> Option<ErrorInfo> {
 struct Prepared {
     statement: Statement,
     planned: Option<Planned>,
+    /// What a SUBSCRIBE, or a COPY of one, subscribes to.
+    subscribable: Option<Subscribable>,
+    /// The columns of the cursor that is fetched from.
+    fetched: Option<SchemaRef>,
 }
 
 impl Prepared {
@@ -131,23 +162,96 @@ impl Prepared {
     fn schema(&self) -> Option<SchemaRef> {
         match (&self.statement, &self.planned) {
             (Statement::Show(show), _) => Some(show.schema()),
+            (Statement::Subscribe(_), _) => self.subscribable.as_ref().map(|subscribable| Arc::clone(&subscribable.schema)),
+            (Statement::Fetch(_), _) => self.fetched.clone(),
+            (Statement::Copy(_), _) => None,
             (_, Some(planned)) => Some(Arc::new(planned.plan.schema().as_arrow().clone())),
             _ => None,
         }
     }
 }
 
+/// Whether a client was told the columns before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Described {
+    Yes,
+    No,
+}
+
 impl Handler {
-    async fn prepare(&self, statement: Statement) -> Result<Prepared, SqlError> {
-        let planned = match &statement {
-            Statement::Query(parsed) => Some(self.engine.plan(parsed).await?),
-            _ => None,
+    fn new(engine: Engine) -> Self {
+        Self { engine, peer: Peer::default(), connections: Arc::new(ConnectionManager::new()), keys: Arc::default() }
+    }
+
+    async fn prepare(&self, cursors: &Cursors, statement: Statement) -> Result<Prepared, SqlError> {
+        let (mut planned, mut subscribable, mut fetched) = (None, None, None);
+        match &statement {
+            Statement::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
+            Statement::Subscribe(asked) => subscribable = Some(self.engine.subscribable(asked).await?),
+            Statement::Copy(copy) => match &copy.source {
+                Source::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
+                Source::Subscribe(asked) => subscribable = Some(self.engine.subscribable(asked).await?),
+            },
+            Statement::Fetch(fetch) => fetched = Some(cursors.schema(&fetch.cursor).await?),
+            _ => {}
+        }
+        Ok(Prepared { statement, planned, subscribable, fetched })
+    }
+
+    /// Sends the rows of a SUBSCRIBE or a COPY as they come; nothing for another statement. `described`: the client was told the columns.
+    async fn stream<C>(
+        &self,
+        client: &mut C,
+        prepared: &Prepared,
+        parameters: Option<datafusion::common::ParamValues>,
+        (format, described): (&Format, Described),
+    ) -> PgWireResult<Option<Result<Tag, SqlError>>>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<C::Error>,
+    {
+        let (shape, header, tag) = match (&prepared.statement, &prepared.subscribable) {
+            (Statement::Subscribe(_), Some(Subscribable { schema, .. })) => {
+                (Shape::Rows(outgoing::formats(schema, format)), false, "SUBSCRIBE")
+            }
+            (Statement::Copy(copy), _) => (Shape::Copy(copy.format), copy.header, "COPY"),
+            _ => return Ok(None),
         };
-        Ok(Prepared { statement, planned })
+        let begins = described == Described::No || matches!(shape, Shape::Copy(_));
+        let sent = match (&prepared.subscribable, &prepared.planned) {
+            (Some(subscribable), _) => match self.engine.subscribe(subscribable).await {
+                Ok(mut subscription) => {
+                    if begins {
+                        shape.begin(client, &subscribable.schema, header).await?;
+                    }
+                    outgoing::send((client, &self.peer), &mut subscription, &shape).await?
+                }
+                Err(failed) => Err(failed),
+            },
+            (None, Some(planned)) => match self.engine.run(planned, parameters).await {
+                Ok(answer) => {
+                    tell(client, answer.note.clone()).await?;
+                    shape.begin(client, &answer.schema, header).await?;
+                    let mut rows = 0;
+                    for batch in &answer.batches {
+                        rows += shape.feed(client, batch).await?;
+                    }
+                    Ok(rows)
+                }
+                Err(failed) => Err(failed),
+            },
+            (None, None) => Err(SqlError::new(crate::error::INTERNAL, "a statement was not planned")),
+        };
+        if sent.is_ok() {
+            shape.end(client).await?;
+        }
+        Ok(Some(sent.map(|rows| Tag::new(tag).with_rows(rows))))
     }
 
     async fn execute(
         &self,
+        cursors: &Cursors,
         prepared: &Prepared,
         parameters: Option<datafusion::common::ParamValues>,
         format: &Format,
@@ -155,7 +259,7 @@ impl Handler {
         let mut note = None;
         let response = match (&prepared.statement, &prepared.planned) {
             (Statement::Show(show), _) => rows(&self.engine.show(show).await?, format, Self::tag(show))?,
-            (_, Some(planned)) => {
+            (Statement::Query(_), Some(planned)) => {
                 let answer = self.engine.run(planned, parameters).await?;
                 note.clone_from(&answer.note);
                 rows(&answer, format, "SELECT")?
@@ -169,9 +273,29 @@ impl Handler {
                 note = self.engine.drop_views(dropping).await?;
                 Response::Execution(Tag::new("DROP VIEW"))
             }
+            (Statement::Declare(declare), _) => {
+                cursors.declare(&self.engine, declare).await?;
+                Response::Execution(Tag::new("DECLARE CURSOR"))
+            }
+            (Statement::Fetch(fetch), _) => rows(&cursors.fetch(fetch, &self.peer).await?, format, "FETCH")?,
+            (Statement::Close(name), _) => {
+                cursors.close(name.as_deref()).await?;
+                Response::Execution(Tag::new("CLOSE CURSOR"))
+            }
+            (Statement::Subscribe(_) | Statement::Copy(_), _) => {
+                return Err(SqlError::new(crate::error::INTERNAL, "what streams was not streamed"));
+            }
             (Statement::Begin, _) => Response::TransactionStart(Tag::new("BEGIN")),
-            (Statement::End(tag), _) => Response::TransactionEnd(Tag::new(tag)),
-            (Statement::Accepted(tag), _) => Response::Execution(Tag::new(tag)),
+            (Statement::End(tag), _) => {
+                cursors.close(None).await?;
+                Response::TransactionEnd(Tag::new(tag))
+            }
+            (Statement::Accepted(tag), _) => {
+                if *tag == "DISCARD" {
+                    cursors.close(None).await?;
+                }
+                Response::Execution(Tag::new(tag))
+            }
             (Statement::Query(_), None) => return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned")),
         };
         Ok((response, note))
@@ -207,10 +331,18 @@ impl SimpleQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<C::Error>,
     {
-        let mut responses = Vec::new();
-        for statement in parse(query).map_err(told)? {
-            let answered = match self.prepare(statement).await {
-                Ok(prepared) => self.execute(&prepared, None, &Format::UnifiedText).await,
+        let (mut responses, cursors, statements) = (Vec::new(), cursors::of(client), parse(query).map_err(told)?);
+        let streams = |statement: &Statement| matches!(statement, Statement::Subscribe(_) | Statement::Copy(_));
+        if statements.len() > 1 && statements.iter().any(streams) {
+            let construct = "SUBSCRIBE or COPY together with other statements in one query";
+            return Err(told(SqlError::unsupported(construct).with_hint("send it alone")));
+        }
+        for statement in statements {
+            let answered = match self.prepare(&cursors, statement).await {
+                Ok(prepared) => match self.stream(client, &prepared, None, (&Format::UnifiedText, Described::No)).await? {
+                    Some(streamed) => streamed.map(|tag| (Response::Execution(tag), None)),
+                    None => self.execute(&cursors, &prepared, None, &Format::UnifiedText).await,
+                },
                 Err(error) => Err(error),
             };
             match answered {
@@ -238,7 +370,7 @@ impl ExtendedQueryHandler for Handler {
         Arc::new(Parser { engine: self.engine.clone() })
     }
 
-    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Self::Statement>, _max_rows: usize) -> PgWireResult<Response>
+    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Self::Statement>, max_rows: usize) -> PgWireResult<Response>
     where
         C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::Error: Debug,
@@ -249,7 +381,16 @@ impl ExtendedQueryHandler for Handler {
             Some(planned) => parameters::values(portal, &planned.plan)?,
             None => None,
         };
-        let (response, note) = self.execute(prepared, parameters, &portal.result_column_format).await.map_err(told)?;
+        let (format, cursors) = (&portal.result_column_format, cursors::of(client));
+        if max_rows > 0 && matches!(prepared.statement, Statement::Subscribe(_)) {
+            let refused = SqlError::unsupported("SUBSCRIBE with a fetch size");
+            return Err(told(refused.with_hint("DECLARE a cursor for it, and FETCH")));
+        }
+        let streamed = self.stream(client, prepared, parameters.clone(), (format, Described::Yes)).await?;
+        if let Some(streamed) = streamed {
+            return streamed.map(Response::Execution).map_err(told);
+        }
+        let (response, note) = self.execute(&cursors, prepared, parameters, format).await.map_err(told)?;
         tell(client, note).await?;
         Ok(response)
     }
@@ -263,7 +404,7 @@ struct Parser {
 impl QueryParser for Parser {
     type Statement = Prepared;
 
-    async fn parse_sql<C>(&self, _client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Self::Statement>>
+    async fn parse_sql<C>(&self, client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Self::Statement>>
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
@@ -272,8 +413,8 @@ impl QueryParser for Parser {
             return Err(told(SqlError::new(crate::error::SYNTAX, "a prepared statement holds one statement")));
         }
         let Some(statement) = statements.pop() else { return Ok(None) };
-        let handler = Handler { engine: self.engine.clone() };
-        handler.prepare(statement).await.map(Some).map_err(told)
+        let handler = Handler::new(self.engine.clone());
+        handler.prepare(&cursors::of(client), statement).await.map(Some).map_err(told)
     }
 
     fn get_parameter_types(&self, stmt: &Self::Statement) -> PgWireResult<Vec<Type>> {
