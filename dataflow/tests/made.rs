@@ -22,7 +22,7 @@ use weir_dataflow::{
 use world::{START_MS, TICK_MS, World};
 
 /// Name, whether it is kept, the SELECT, what it reads.
-const VIEWS: [(&str, ViewKind, &str); 9] = [
+const VIEWS: [(&str, ViewKind, &str); 12] = [
     (
         "by_app",
         ViewKind::Materialized,
@@ -55,6 +55,21 @@ const VIEWS: [(&str, ViewKind, &str); 9] = [
         "total",
         ViewKind::Materialized,
         "SELECT count(*) AS n, count(DISTINCT src_app) AS apps, avg(dst_port) AS port FROM connections WHERE dst_port > 100",
+    ),
+    (
+        "only_src",
+        ViewKind::Materialized,
+        "SELECT src_app, dst_port FROM connections EXCEPT SELECT dst_app, dst_port FROM connections WHERE state = 'open'",
+    ),
+    (
+        "both_ways",
+        ViewKind::Materialized,
+        "SELECT src_app, dst_app FROM connections WHERE state = 'open' INTERSECT SELECT dst_app, src_app FROM connections WHERE state = 'open'",
+    ),
+    (
+        "next",
+        ViewKind::Materialized,
+        "SELECT connection_id, bytes_sent FROM connections ORDER BY bytes_sent DESC, connection_id LIMIT 4 OFFSET 3",
     ),
 ];
 
@@ -179,7 +194,7 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
 /// Views made before there is any data, in the middle of it and late, with one dropped and made again.
 fn history() -> Vec<(u64, Command)> {
     let mut history = vec![(tick(0), create("by_app")), (tick(0), create("top")), (tick(3), create("open_named"))];
-    history.extend(["open_hosts", "busy", "total"].map(|name| (tick(3), create(name))));
+    history.extend(["open_hosts", "busy", "total", "only_src", "both_ways", "next"].map(|name| (tick(3), create(name))));
     history.extend(["quiet", "both"].map(|name| (tick(40), create(name))));
     history.push((tick(50), Command::DropViews(vec!["total".into(), "quiet".into()])));
     history.push((tick(51), create("total")));
@@ -187,7 +202,7 @@ fn history() -> Vec<(u64, Command)> {
     history
 }
 
-const KEPT: [&str; 7] = ["by_app", "top", "open_hosts", "busy", "both", "total", "ends"];
+const KEPT: [&str; 10] = ["by_app", "top", "open_hosts", "busy", "both", "total", "ends", "only_src", "both_ways", "next"];
 
 #[tokio::test]
 async fn a_view_is_what_its_select_says_at_every_tick() {
@@ -216,7 +231,8 @@ async fn views_are_there_again_after_a_checkpoint() {
     first.wait(tick(119));
     let parts: Vec<Vec<u8>> = (0..2).map(|_| parts.recv_timeout(Duration::from_secs(60)).unwrap().bytes).collect();
     let restore = Some(Arc::new(Restore::parse(&parts).unwrap()));
-    let there = ["by_app", "top", "open_named", "open_hosts", "busy", "both", "total"].map(definition).to_vec();
+    let there = ["by_app", "top", "open_named", "open_hosts", "busy", "both", "total", "only_src", "both_ways", "next"];
+    let there = there.map(definition).to_vec();
     let mut again = Engine::start("again", &world, 3, &commands, From { restore, views: there, sink: None });
     again.wait(tick(119));
     for place in [95, 110, 119] {

@@ -83,6 +83,7 @@ fn unfiltered(plan: &LogicalPlan) -> Result<Lowered, Error> {
             Ok(Lowered { plan: input.plan.distinct(keys), names: input.names })
         }
         LogicalPlan::Distinct(Distinct::On(_)) => Err(refused("DISTINCT ON")),
+        LogicalPlan::Join(join) if matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti) => set_operation(join),
         LogicalPlan::Join(join) => outer_join(join),
         LogicalPlan::Union(union) => {
             let names = distinct_names(&union.schema);
@@ -130,12 +131,38 @@ fn inner_join(join: &Join, passing: Vec<Expr>) -> Result<Lowered, Error> {
     joined(join, JoinKind::Inner, (to_the_left, to_the_right), both)
 }
 
+/// EXCEPT and INTERSECT, which come as joins of what is distinct on the left, with NULL equal to NULL: rows of both sides in groups, and how
+/// many of each side there are.
+fn set_operation(join: &Join) -> Result<Lowered, Error> {
+    let is_except = join.join_type == JoinType::LeftAnti;
+    let LogicalPlan::Distinct(Distinct::All(left)) = join.left.as_ref() else {
+        return Err(refused(if is_except { "EXCEPT ALL or ANTI JOIN" } else { "INTERSECT ALL or SEMI JOIN" }));
+    };
+    if join.null_equality != NullEquality::NullEqualsNull || join.filter.is_some() {
+        return Err(refused("SEMI or ANTI JOIN"));
+    }
+    let (left, right) = (node(left, Vec::new())?, node(&join.right, Vec::new())?);
+    let names = distinct_names(&join.schema);
+    if names.len() != left.names.len() || names.len() != right.names.len() || names.len() != join.on.len() {
+        return Err(refused("SEMI or ANTI JOIN"));
+    }
+    let apart = |name: &str| (0..).map(|n| format!("{name}#{n}")).find(|new| !names.contains(new)).unwrap_or_default();
+    let (side, here, there) = (apart("side"), apart("left"), apart("right"));
+    let sided = |of: Lowered, number: i64| {
+        let columns = of.names.iter().map(ident).zip(names.clone());
+        of.plan.project(columns.chain([(lit(number), side.clone())]))
+    };
+    let rows = Plan::union([sided(left, 0), sided(right, 1)]);
+    let count = |name: &String, number: i64| AggregateCall::count(name).filter(ident(&side).eq(lit(number)));
+    let counted = rows.aggregate(names.iter().map(|name| (ident(name), name.clone())), [count(&here, 0), count(&there, 1)]);
+    let beyond = if is_except { ident(&there).eq(lit(0_i64)) } else { ident(&there).gt(lit(0_i64)) };
+    Ok(Lowered { plan: counted.filter(ident(&here).gt(lit(0_i64)).and(beyond)), names }.renamed_to_itself())
+}
+
 fn outer_join(join: &Join) -> Result<Lowered, Error> {
     let kind = match join.join_type {
         JoinType::Left | JoinType::Right => JoinKind::Left,
         JoinType::Full => JoinKind::Full,
-        JoinType::LeftSemi | JoinType::RightSemi => return Err(refused("INTERSECT or SEMI JOIN")),
-        JoinType::LeftAnti | JoinType::RightAnti => return Err(refused("EXCEPT or ANTI JOIN")),
         _ => return Err(refused("this kind of join")),
     };
     if join.join_constraint == JoinConstraint::Using && join.join_type != JoinType::Left {
@@ -266,14 +293,13 @@ fn first(limit: &Limit) -> Result<Lowered, Error> {
         },
         Some(_) => Err(refused("LIMIT of anything but a number")),
     };
-    let (skip, fetch) = (number(&limit.skip)?, number(&limit.fetch)?);
-    if skip.is_some_and(|rows| rows > 0) {
-        return Err(refused("OFFSET"));
-    }
-    let Some(fetch) = fetch else { return node(&limit.input, Vec::new()) };
-    if fetch == 0 {
-        return Err(refused("LIMIT 0"));
-    }
+    let (skip, fetch) = (number(&limit.skip)?.unwrap_or(0), number(&limit.fetch)?);
+    let fetch = match fetch {
+        None if skip > 0 => return Err(refused("OFFSET without LIMIT")),
+        None => return node(&limit.input, Vec::new()),
+        Some(0) => return Err(refused("LIMIT 0")),
+        Some(fetch) => Ranks { skip, fetch },
+    };
     match limit.input.as_ref() {
         LogicalPlan::Sort(sort) => ranked(sort, fetch),
         LogicalPlan::Projection(projection) => match projection.input.as_ref() {
@@ -289,7 +315,14 @@ fn first(limit: &Limit) -> Result<Lowered, Error> {
     }
 }
 
-fn ranked(sort: &Sort, fetch: u64) -> Result<Lowered, Error> {
+/// Which rows of a ranking are wanted: so many, behind those that are left out.
+#[derive(Clone, Copy)]
+struct Ranks {
+    skip: u64,
+    fetch: u64,
+}
+
+fn ranked(sort: &Sort, Ranks { skip, fetch }: Ranks) -> Result<Lowered, Error> {
     let input = node(&sort.input, Vec::new())?.renamed_to_itself();
     let mut order = Vec::new();
     for by in &sort.expr {
@@ -301,7 +334,11 @@ fn ranked(sort: &Sort, fetch: u64) -> Result<Lowered, Error> {
     let names = input.names.clone();
     let rank = (0..).map(|n| format!("rank#{n}")).find(|rank| !names.contains(rank)).unwrap_or_default();
     let none: [Expr; 0] = [];
-    Ok(Lowered { plan: input.plan.top_k(none, order, fetch, rank), names }.renamed_to_itself())
+    let mut plan = input.plan.top_k(none, order, skip.saturating_add(fetch), rank.clone());
+    if skip > 0 {
+        plan = plan.filter(ident(rank).gt(lit(i64::try_from(skip).unwrap_or(i64::MAX))));
+    }
+    Ok(Lowered { plan, names }.renamed_to_itself())
 }
 
 /// The columns' names, made apart where two are the same.
@@ -408,7 +445,11 @@ mod tests {
             ("select distinct a from t", "a"),
             ("select a from t union all select a from u", "a"),
             ("select a from t union select a from u", "a"),
+            ("select a from t except select a from u", "a"),
+            ("select a, n as left from t intersect select a, m from u", "a,left"),
+            ("select n from (select a, n from t except select a, m from u) as q where a = 'x'", "n"),
             ("select a, n from t order by n desc limit 3", "a,n"),
+            ("select a from t order by n limit 3 offset 2", "a"),
             ("select a from t order by n limit 3", "a"),
             ("with b as (select a, sum(n) as s from t group by a) select u.a, s from b join u on b.a = u.a", "a,s"),
             ("select case when n > 3 then 'big' else 'small' end as size, count(*) as c from t group by 1", "size,c"),
@@ -428,12 +469,14 @@ mod tests {
             ("select b from t", "b"),
             ("select * from t, u", "without an equality"),
             ("select a from t limit 3", "LIMIT without ORDER BY"),
-            ("select a from t order by a limit 3 offset 2", "OFFSET"),
+            ("select a from t order by a offset 2", "OFFSET without LIMIT"),
             ("select a from t order by a nulls first limit 3", "NULLS FIRST"),
             ("select sum(x) from t", "not exact"),
             ("select distinct on (a) a, n from t", "DISTINCT ON"),
-            ("select a from t except select a from u", "EXCEPT"),
-            ("select a from t intersect select a from u", "INTERSECT"),
+            ("select a from t except all select a from u", "EXCEPT ALL"),
+            ("select a from t intersect all select a from u", "INTERSECT ALL"),
+            ("select t.a from t left semi join u on t.a = u.a", "SEMI JOIN"),
+            ("select t.a from (select distinct a from t) as t left anti join u on t.a = u.a", "ANTI JOIN"),
             ("select a from t where a in (select a from u)", "subquery"),
             ("select a from t where exists (select 1 from u where u.a = t.a)", "subquery"),
             ("select a, now() from t", "now()"),
