@@ -1,4 +1,5 @@
-//! What an event costs: the stock Falco rules of `../shared/data` on four kinds of events, first match and all.
+//! What an event costs: the stock Falco rules of `../shared/data` on four kinds of events, first match and all, one by one; and what it costs in
+//! batches of a thousand, over columns, with no rules, the stock ones and thousands.
 //!
 //! Without the files, rules made here by number. `cargo bench -p weir-rules`.
 
@@ -10,8 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use weir_rules::{EventFields, Matcher, Matching, RuleSet};
-use weir_schema::{Container, Event, Fields, Kind, Process};
+use weir_rules::{EventFields, Matcher, Matching, Pass, RuleSet, Scratch};
+use weir_schema::{Batch, BatchBuilder, BootId, Container, Decoder, Epoch, Event, Fields, Host, Kind, Lane, Process, Seq};
 
 fn events() -> Vec<Event> {
     let process = Arc::new(Process {
@@ -79,14 +80,99 @@ fn synthetic(rules: usize) -> String {
     text
 }
 
+/// Batches of a busy host: thirty processes, a few hundred paths and peers, four opens to one connect and a few execs.
+fn batches() -> Vec<Batch> {
+    let shape = events();
+    let process = |number: u32| {
+        let names = ["nginx", "postgres", "java", "python3", "node", "cron", "sshd", "kubelet", "dockerd", "sh"];
+        let name = names[number as usize % names.len()];
+        Arc::new(Process {
+            pid: 1_000 + number,
+            exe: Some(format!("/usr/bin/{name}").into()),
+            comm: Some(name.into()),
+            args: Some(format!(r#"["{name}","-c","/etc/{name}/{number}.conf"]"#).into()),
+            cmdline: Some(format!("{name} -c /etc/{name}/{number}.conf").into()),
+            ..shape[0].process.as_deref().cloned().unwrap_or_default()
+        })
+    };
+    let processes: Vec<Arc<Process>> = (0..30).map(process).collect();
+    let host = Arc::new(Host { host: "h".into(), boot_id: BootId([1; 16]), ..Host::default() });
+    let batch = |lane: Lane| {
+        let mut builder = BatchBuilder::new(Arc::clone(&host), Epoch(1), lane, Seq(0));
+        for number in 0..1_000_u32 {
+            let mut event = match lane {
+                Lane::File => shape[if number % 3 == 0 { 2 } else { 1 }].clone(),
+                Lane::Network => shape[3].clone(),
+                _ => shape[0].clone(),
+            };
+            event.time = i64::from(number);
+            event.process = Some(Arc::clone(&processes[number as usize * 7 % 30]));
+            event.container = shape[0].container.clone().filter(|_| number % 5 != 0);
+            let path = ["/var/lib/app/data", "/proc", "/usr/lib/x86_64-linux-gnu/lib", "/tmp/work", "/home/user/src"]
+                [number as usize % 5];
+            event.fields.path = event.fields.path.map(|_| format!("{path}/{}.tmp", number * 13 % 400).into());
+            event.fields.dst_ip = event.fields.dst_ip.map(|_| format!("10.0.{}.7", number % 200).into());
+            builder.push(&event).expect("a thousand events have room");
+        }
+        builder.finish().expect("a batch becomes a frame").decode(&mut Decoder::new()).expect("what was encoded decodes")
+    };
+    // Of sixteen batches twelve are about files, three about the network, one about execs.
+    (0..16)
+        .map(|at| {
+            batch(match at {
+                0 => Lane::Security,
+                1..4 => Lane::Network,
+                _ => Lane::File,
+            })
+        })
+        .collect()
+}
+
+fn columns(criterion: &mut Criterion, sets: &[(&str, Arc<RuleSet>)]) {
+    let batches = batches();
+    let mut group = criterion.benchmark_group("columns");
+    group.throughput(Throughput::Elements(batches.iter().map(|batch| batch.rows() as u64).sum()));
+    for (name, set) in sets {
+        let (pass, mut scratch) = (Pass::new(Arc::clone(set), Matching::First), Scratch::default());
+        group.bench_function(format!("{name}: {} rules", set.rules.len()), |bencher| {
+            bencher.iter(|| {
+                let mut hits = 0_u64;
+                for batch in &batches {
+                    scratch.begin(&pass, black_box(batch));
+                    for section in &batch.sections {
+                        scratch.run(&pass, batch, section, 0..section.rows(), |_, _, _| hits += 1);
+                    }
+                }
+                hits
+            });
+        });
+        let mut matcher = Matcher::default();
+        let mut hits = Vec::new();
+        group.bench_function(format!("{name}: {} rules, one by one", set.rules.len()), |bencher| {
+            bencher.iter(|| {
+                hits.clear();
+                for event in batches.iter().flat_map(Batch::events) {
+                    matcher.matches(set, &EventFields::new(&event, "h"), Matching::First, &mut hits);
+                }
+                hits.len()
+            });
+        });
+    }
+    group.finish();
+}
+
 fn benches(criterion: &mut Criterion) {
     let stock = stock();
     let made = synthetic(2_000);
     let stock_files = || stock.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let sets = [
-        ("stock", RuleSet::load(stock_files())),
-        ("stock + 2,000", RuleSet::load(stock_files().chain([("synthetic.yaml", made.as_str())]))),
+        ("stock", Arc::new(RuleSet::load(stock_files()))),
+        ("stock + 2,000", Arc::new(RuleSet::load(stock_files().chain([("synthetic.yaml", made.as_str())])))),
     ];
+    let none = ("none", Arc::new(RuleSet::default()));
+    let hundred = synthetic(122);
+    let some = ("stock + 122", Arc::new(RuleSet::load(stock_files().chain([("synthetic.yaml", hundred.as_str())]))));
+    columns(criterion, &[none, sets[0].clone(), some, sets[1].clone()]);
     let events = events();
     let mut group = criterion.benchmark_group("match");
     group.throughput(Throughput::Elements(events.len() as u64));

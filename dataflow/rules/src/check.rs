@@ -45,12 +45,12 @@ pub(crate) enum Right {
 #[derive(Debug)]
 pub(crate) struct Check {
     pub(crate) key: Key,
-    many: Many,
-    test: Test,
+    pub(crate) many: Many,
+    pub(crate) test: Test,
 }
 
 #[derive(Debug)]
-enum Test {
+pub(crate) enum Test {
     Exists,
     /// Against another term of the same event.
     Of(Op, Of),
@@ -68,7 +68,7 @@ enum Test {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fold {
+pub(crate) enum Fold {
     Case,
     No,
 }

@@ -17,10 +17,10 @@ use crate::value::FieldSource;
 
 /// Number of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct NodeId(u32);
+pub(crate) struct NodeId(pub(crate) u32);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Node {
+pub(crate) enum Node {
     And(Box<[NodeId]>),
     Or(Box<[NodeId]>),
     Not(NodeId),
@@ -30,11 +30,11 @@ enum Node {
 /// The graph.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     /// How deep evaluation of each node goes, itself counted.
     depths: Vec<usize>,
     known: HashMap<Node, NodeId>,
-    checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
     known_checks: HashMap<Key, u32>,
     operands: usize,
 }

@@ -103,7 +103,7 @@ pub struct Rule {
     pub types_lacking: Vec<String>,
     /// Fields that only its output prints and the collector does not supply.
     pub output_lacks: Vec<Field>,
-    node: NodeId,
+    pub(crate) node: NodeId,
 }
 
 impl Rule {
@@ -183,7 +183,7 @@ pub struct RuleSet {
     pub notices: Vec<Notice>,
     /// Plugins that the files want: name and version. `container` is built in here.
     pub plugins: Vec<(String, String)>,
-    graph: Graph,
+    pub(crate) graph: Graph,
     /// Rules by what they all begin with, mostly the event's type: where that does not hold, none of them is tried.
     groups: Vec<(NodeId, Vec<usize>)>,
 }
