@@ -3,6 +3,7 @@
 //! ```text
 //! members/<node>      version u8 | postcard of Beat
 //! wanted/views/<id>   changes of views that are asked for, see views.rs
+//! wanted/rules/<id>   changes of rules that are asked for, see rules.rs
 //! wanted/workers      decimal: worker threads of each node, as people want them
 //! ```
 //!
@@ -19,6 +20,7 @@ use weir_schema::Name;
 use crate::checkpoint;
 use crate::error::Error;
 use crate::membership::{Beat, Workers};
+use crate::rules::{self, RulesRequest};
 use crate::views::{self, ViewRequest};
 
 /// How this node's workers are, told by whoever keeps them.
@@ -54,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) checkpoints: Vec<u64>,
     /// Changes of views that are asked for.
     pub(crate) requests: Vec<ViewRequest>,
+    /// Changes of rules that are asked for.
+    pub(crate) rules: Vec<RulesRequest>,
 }
 
 /// What this node found last, shared with the holder.
@@ -120,7 +124,8 @@ pub(crate) async fn look(store: &Store) -> Result<Seen, Error> {
     let workers =
         workers.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok()).filter(|n| (1..=WORKERS_MAX).contains(n));
     let (checkpoints, requests) = (checkpoint::list(store).await?, views::requests(store).await?);
-    Ok(Seen { at: Instant::now(), beats, workers, checkpoints, requests })
+    let rules = rules::requests(store).await?;
+    Ok(Seen { at: Instant::now(), beats, workers, checkpoints, requests, rules })
 }
 
 /// Whether another process gives signs of life under this name: two looks, so far apart that it gives one between them.

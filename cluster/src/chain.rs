@@ -13,6 +13,7 @@ use weir_schema::Name;
 
 use crate::error::Error;
 use crate::generation::Generation;
+use crate::rules::{ChainedRules, RulesRequest};
 use crate::views::{ViewRequest, Views};
 
 /// One link of the chain.
@@ -46,6 +47,8 @@ pub enum Command {
     Form(Generation),
     /// Somebody changes the views. What became of it follows from the records before: [`Views::outcome`].
     Views(ViewRequest),
+    /// Somebody changes the rules. What became of it follows from the records before: [`ChainedRules::outcome`].
+    Rules(RulesRequest),
 }
 
 impl ChainRecord {
@@ -83,6 +86,8 @@ pub struct ChainState {
     pub formed: Option<Generation>,
     /// The views that people have made.
     pub views: Views,
+    /// The rule files that are in force.
+    pub rules: ChainedRules,
 }
 
 impl ChainState {
@@ -106,10 +111,11 @@ impl ChainState {
                 Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
                 Command::Engine(EngineCommand::Checkpoint) => {}
                 // These follow from requests; nobody writes them.
-                Command::Engine(EngineCommand::CreateView(_) | EngineCommand::DropViews(_)) => {
-                    return Err(Error::ChainRecord("commands the workers' own views".to_owned()));
+                Command::Engine(EngineCommand::CreateView(_) | EngineCommand::DropViews(_) | EngineCommand::SetRules(_)) => {
+                    return Err(Error::ChainRecord("commands the workers' own views or rules".to_owned()));
                 }
                 Command::Views(request) => self.views.apply(record.tick, request),
+                Command::Rules(request) => self.rules.apply(record.tick, request),
                 Command::Form(generation) => {
                     let last = self.formed.as_ref().map_or(0, |formed| formed.number);
                     if generation.number <= last {

@@ -21,6 +21,7 @@ use weir_dataflow::{CheckpointPart, CheckpointSink, Restore};
 use crate::chain::ChainState;
 use crate::error::Error;
 use crate::metrics;
+use crate::rules::ChainedRules;
 use crate::views::Views;
 
 /// A place in the chain: everything before it is known by its result.
@@ -179,9 +180,13 @@ pub(crate) async fn position(store: &Store, tick: u64) -> Result<Position, Error
 fn position_of(bytes: &[u8]) -> Option<Position> {
     match bytes.split_first()? {
         (&POSITION_VERSION, body) => postcard::from_bytes(body).ok(),
-        // Before there were views: they come last, and there were none.
+        // Before there were rules, and before there were views: they come last, and there were none.
+        (2, body) => {
+            let whole = postcard::to_extend(&ChainedRules::default(), body.to_vec()).ok()?;
+            postcard::from_bytes(&whole).ok()
+        }
         (1, body) => {
-            let whole = postcard::to_extend(&Views::default(), body.to_vec()).ok()?;
+            let whole = postcard::to_extend(&(Views::default(), ChainedRules::default()), body.to_vec()).ok()?;
             postcard::from_bytes(&whole).ok()
         }
         _ => None,
@@ -213,7 +218,7 @@ const FOLDER: &str = "checkpoints";
 const POSITION: &str = "position";
 const DONE: &str = "done";
 const VERSION: u8 = 1;
-const POSITION_VERSION: u8 = 2;
+const POSITION_VERSION: u8 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -146,7 +146,8 @@ fn work(
     let alone = EngineOptions::alone(workers, start.socket.clone());
     let views = from.state.views.definitions().all().to_vec();
     let changes = ChangesKept { ms: config.changes.kept_ms, bytes_max: config.changes.kept_bytes_max };
-    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, views, changes, ..alone };
+    let rules = from.state.rules.in_force();
+    let options = EngineOptions { process: *process, links, checkpoints: writer, restore, views, rules, changes, ..alone };
     weir_dataflow::run(options, (0..workers).map(feed).collect()).map_err(|failed| Error::Engine(failed.to_string()))
 }
 

@@ -60,6 +60,9 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// Rule files that are not taken.
+    #[error("rules: {0}")]
+    Rules(String),
     /// The engine.
     #[error("engine: {0}")]
     Engine(String),

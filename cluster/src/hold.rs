@@ -17,6 +17,7 @@ use crate::holder::{Holder, TAKE_EVERY};
 use crate::log::{LogError, Logs};
 use crate::membership::{Limits, Membership};
 use crate::metrics;
+use crate::rules::{self, RulesRequest};
 use crate::views::{self, ViewRequest};
 
 /// Who may come to hold the chain.
@@ -79,6 +80,7 @@ impl Candidate {
             start,
             checkpoints: Vec::new(),
             requests: Vec::new(),
+            rules: Vec::new(),
         };
         let mut saves = Saves { every_ms: self.checkpoint_ms, due_ms: self.checkpoint_ms, tick: 0 };
         while !stop() {
@@ -104,6 +106,7 @@ impl Candidate {
                 }
             }
             commands.extend(self.views(&mut looker.requests, holder.state()));
+            commands.extend(self.rules(&mut looker.rules, holder.state()));
             holder.step(elapsed_ms, commands)?;
             if let (Some(next), Some(membership)) = (formed, &mut looker.membership) {
                 let nodes: Vec<&str> = next.generation.members.iter().map(|member| member.node.as_str()).collect();
@@ -128,6 +131,22 @@ impl Candidate {
                 Some(_) => {
                     if let Err(failed) = self.runtime.block_on(views::settle(&self.store, request.id)) {
                         warn!(error = %failed, "a request for a view stays where it is: it is done already");
+                    }
+                }
+            }
+        }
+        commands
+    }
+
+    /// The same for changes of rules.
+    fn rules(&self, requests: &mut Vec<RulesRequest>, state: &ChainState) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for request in requests.drain(..) {
+            match state.rules.outcome(request.id) {
+                None => commands.push(Command::Rules(request)),
+                Some(_) => {
+                    if let Err(failed) = self.runtime.block_on(rules::settle(&self.store, request.id)) {
+                        warn!(error = %failed, "a request for rules stays where it is: it is done already");
                     }
                 }
             }
@@ -169,6 +188,8 @@ struct Looker {
     checkpoints: Vec<u64>,
     /// Changes of views that are asked for.
     requests: Vec<ViewRequest>,
+    /// Changes of rules that are asked for.
+    rules: Vec<RulesRequest>,
 }
 
 impl Looker {
@@ -177,6 +198,7 @@ impl Looker {
             self.looked = Some(seen.at);
             self.checkpoints = seen.checkpoints;
             self.requests = seen.requests;
+            self.rules = seen.rules;
             let membership = self.membership.get_or_insert_with(new);
             if let Some(workers) = seen.workers {
                 membership.want_workers(workers);

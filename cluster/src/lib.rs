@@ -31,6 +31,7 @@ mod metrics;
 pub mod node;
 pub mod record;
 pub mod replay;
+pub mod rules;
 #[doc(hidden)]
 pub mod simulate;
 mod supervise;

@@ -32,7 +32,7 @@ use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
 use crate::supervise::Supervisor;
 use crate::views::{ClusterViews, Views as MadeViews};
-use crate::{identity, layout, metrics};
+use crate::{identity, layout, metrics, rules};
 
 /// Where a running node listens.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +102,7 @@ pub async fn run(
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
     let parts = WorkersParts { logs, child, live, board, listener, tell_views };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
+    start_rules(&config, &stop);
     workers.extend([forgetting, revoking]);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
@@ -172,6 +173,13 @@ fn start_holder(
     };
     let hold = move || candidate.run(wall_ms, || stop.is_set());
     Ok(std::thread::Builder::new().name("chain".to_owned()).spawn(hold).expect("a thread can be started"))
+}
+
+/// Asks for the rules of the config. The thread ends when they are in force, or with `stop`.
+fn start_rules(config: &NodeConfig, stop: &Stop) {
+    let (config, stop, runtime) = (config.clone(), stop.clone(), Handle::current());
+    let ask = move || rules::configure(&config, &runtime, || stop.is_set());
+    std::thread::Builder::new().name("rules".to_owned()).spawn(ask).expect("a thread can be started");
 }
 
 /// Starts what keeps this node's workers in the newest generation. All of it ends with the returned tasks and with `stop`.

@@ -22,6 +22,7 @@ mod document;
 mod error;
 mod log;
 mod node;
+mod rules;
 mod section;
 mod tls;
 
@@ -38,6 +39,7 @@ pub use node::{
     Agents, ChangesLimits, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen,
     Views,
 };
+pub use rules::{RuleMatching, RulesConfig};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

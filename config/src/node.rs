@@ -9,6 +9,7 @@ use crate::archive::{ArchiveConfig, RawArchive};
 use crate::document::Document;
 use crate::error::Error;
 use crate::log::{LogConfig, LogLevel, RawLog};
+use crate::rules::{RawRules, RulesConfig};
 use crate::section::numbers;
 use crate::tls::{RawTls, ServerTls};
 
@@ -49,6 +50,8 @@ pub struct NodeConfig {
     pub query: QueryLimits,
     /// The record of all events.
     pub archive: ArchiveConfig,
+    /// The rules that this node brings.
+    pub rules: RulesConfig,
     /// Milliseconds between two ticks: the grain of answers.
     ///
     /// Default 100 (a fifth of the 500 ms from event to answer), at log level `object` 250 (each tick is an object), from 10 to 10000.
@@ -261,6 +264,7 @@ struct RawNode {
     journal: RawJournalLimits,
     query: RawQueryLimits,
     archive: RawArchive,
+    rules: RawRules,
     tick_ms: Option<i64>,
 }
 
@@ -321,6 +325,7 @@ impl RawNode {
             journal: self.journal.check(document)?,
             query: self.query.check(document)?,
             archive: self.archive.check(document, archive)?,
+            rules: self.rules.check(document)?,
         };
         if config.listen.mesh.ip().is_unspecified() && config.mesh.advertise.is_none() {
             let cure = "write the address that other nodes reach it at, such as \"10.0.0.7:7444\"";

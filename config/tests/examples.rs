@@ -29,6 +29,10 @@ fn values_shown_as_defaults_are_the_defaults() {
     let (file, plain) = (example("node"), text("node"));
     let mut shown = NodeConfig::parse(&file, &shown_values(&plain), []).unwrap();
     assert_eq!((std::mem::take(&mut shown.agents.regions), shown.agents.authority.take().is_some()), (vec!["eu".into()], true));
+    assert_eq!(
+        std::mem::take(&mut shown.rules.paths),
+        [Path::new("/etc/falco/falco_rules.yaml"), Path::new("/etc/falco/rules.d")]
+    );
     assert_eq!(shown, NodeConfig::parse(&file, &plain, []).unwrap());
 
     let mut shown = DemoConfig::parse(&example("demo"), &shown_values(&text("demo")), []).unwrap();
@@ -59,6 +63,7 @@ fn examples_show_every_key() {
                 "archive",
                 "archive.limits",
                 "archive.retention[0]",
+                "rules",
             ][..],
         ),
         ("demo", &["", "listen"][..]),

@@ -16,6 +16,7 @@ use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
 use weir_schema::Column;
 
+use crate::alerts::{AlertCounts, AlertOptions, InForce, alerts};
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
 use crate::definition::ViewDefinition;
@@ -25,8 +26,9 @@ use crate::handle::{Completeness, Held};
 use crate::history::ChangesKept;
 use crate::output::{Output, attach};
 use crate::peek::{self, Made, Shelf};
-use crate::relations::{AGENTS, CONNECTIONS, HOSTS, LOSSES, relations};
+use crate::relations::{AGENTS, ALERTS, CONNECTIONS, HOSTS, LOSSES, relations};
 use crate::render::{Context, Relation, Sources, Ticks, render};
+use crate::rulebook::Rules;
 use crate::run::Error;
 use crate::settings::ViewSettings;
 use crate::source::table::inside;
@@ -39,6 +41,9 @@ use crate::views::views;
 pub(crate) struct Installed {
     settings: ViewSettings,
     input: InputHandle<u64, CapacityContainerBuilder<Vec<Arrived>>>,
+    /// Ticks from which other rules are in force.
+    rule_ticks: RuleTicks,
+    rules: InForce,
     ticks: Ticks,
     probe: Probe<u64>,
     shelf: Books,
@@ -47,6 +52,8 @@ pub(crate) struct Installed {
     changes: ChangesKept,
 }
 
+type RuleTicks = InputHandle<u64, CapacityContainerBuilder<Vec<u64>>>;
+
 /// What the peeks of one worker read.
 #[derive(Default)]
 pub(crate) struct Books {
@@ -54,6 +61,7 @@ pub(crate) struct Books {
     made: BTreeMap<String, Made>,
     source: Option<SourceState>,
     connections: Counts,
+    alerts: AlertCounts,
     counters: Vec<(&'static str, Arc<Counters>)>,
 }
 
@@ -78,12 +86,15 @@ impl Installed {
         let source = SourceState::new(&settings);
         keeper.keep("source/tails", Forgotten(Rc::clone(&source.tails)));
         let shelf = Books { outputs, source: Some(source), ..Books::default() };
-        let build = Build { settings, changes, ticks: Ticks::noted(), probe: Probe::new(), shelf, keeper };
+        let (ticks, rules) = (Ticks::noted(), InForce::default());
+        let build = Build { settings, changes, ticks, rules, probe: Probe::new(), shelf, keeper };
         let mut installed = worker.dataflow_named("Views", |scope| build.build(scope))?;
         installed.keeper.check()?;
         if let Some(tick) = installed.keeper.restored() {
             installed.input.advance_to(tick + 1);
             installed.input.flush();
+            installed.rule_ticks.advance_to(tick + 1);
+            installed.rule_ticks.flush();
         }
         Ok(installed)
     }
@@ -110,6 +121,20 @@ impl Installed {
         self.input.send_batch(&mut frames);
         self.input.advance_to(tick + 1);
         self.input.flush();
+        self.rule_ticks.advance_to(tick + 1);
+        self.rule_ticks.flush();
+    }
+
+    /// These rules are in force from a tick on that is about to be fed. Every worker does so at the same one.
+    pub(crate) fn set_rules(&mut self, tick: u64, rules: &Rules) {
+        self.rules.set(tick, rules);
+        self.rule_ticks.advance_to(tick);
+        self.rule_ticks.send(tick);
+    }
+
+    /// These rules were in force at the tick of the checkpoint.
+    pub(crate) fn begin_rules(&self, tick: u64, rules: &Rules) {
+        self.rules.set(tick, rules);
     }
 
     /// Whether every worker has done this tick.
@@ -141,6 +166,7 @@ impl Installed {
     /// No more is known to come for ticks before this one.
     pub(crate) fn closed(&self, tick: u64) {
         self.ticks.forget_before(tick);
+        self.rules.forget_before(tick);
         self.standing.closed(tick);
     }
 
@@ -157,6 +183,7 @@ struct Build {
     settings: ViewSettings,
     changes: ChangesKept,
     ticks: Ticks,
+    rules: InForce,
     probe: Probe<u64>,
     shelf: Books,
     keeper: Keeper,
@@ -165,7 +192,8 @@ struct Build {
 impl Build {
     fn build(mut self, scope: Scope<'_, u64>) -> Result<Installed, Error> {
         let (input, arrived) = scope.new_input::<Vec<Arrived>>();
-        let sources = self.sources(arrived);
+        let (told, rule_ticks) = scope.new_input::<Vec<u64>>();
+        let sources = self.sources(arrived, rule_ticks);
         for view in views(&self.settings) {
             let counters = Arc::<Counters>::default();
             self.keeper.keep(format!("counters/{}", view.name), KeptCounters(Arc::clone(&counters)));
@@ -180,27 +208,38 @@ impl Build {
             self.attach(view.name, relation)?;
             self.shelf.counters.push((view.name, counters));
         }
-        for base in ["hosts", "agents", "losses"] {
+        for base in ["hosts", "agents", "losses", "alerts"] {
             let relation = sources.0.get(base).cloned().ok_or_else(|| failed(base, "it has no source"))?;
             self.attach(base, relation)?;
         }
-        let Self { settings, changes, ticks, probe, shelf, keeper } = self;
-        Ok(Installed { settings, input, ticks, probe, shelf, keeper, standing: Standing::default(), changes })
+        let Self { settings, changes, ticks, rules, probe, shelf, keeper } = self;
+        let standing = Standing::default();
+        Ok(Installed { settings, input, rule_ticks: told, rules, ticks, probe, shelf, keeper, standing, changes })
     }
 
     /// What plans read.
-    fn sources<'s>(&self, arrived: Stream<'s, u64, Vec<Arrived>>) -> Sources<'s> {
+    fn sources<'s>(&self, arrived: Stream<'s, u64, Vec<Arrived>>, rule_ticks: Stream<'s, u64, Vec<u64>>) -> Sources<'s> {
         let options = SourceOptions {
             settings: self.settings,
             events: EVENT_COLUMNS.to_vec(),
             samples: SAMPLE_COLUMNS.to_vec(),
             ticks: self.ticks.clone(),
             keeper: self.keeper.clone(),
+            rules: self.rules.clone(),
         };
         let state = self.shelf.source.clone().unwrap_or_else(|| SourceState::new(&self.settings));
         let streams = source(arrived, options, &state);
         let rows = connections(streams.touches, streams.addresses, &self.settings, &self.shelf.connections, &self.keeper);
+        let options = AlertOptions {
+            retention_ms: self.settings.retention_ms,
+            rules: self.rules.clone(),
+            ticks: self.ticks.clone(),
+            keeper: self.keeper.clone(),
+            counts: self.shelf.alerts.clone(),
+        };
+        let alerts = alerts(streams.hits, rule_ticks, options);
         let mut sources = Sources::default();
+        sources.insert("alerts", Relation { schema: inside(ALERTS), deltas: alerts });
         sources.insert("events", Relation { schema: schema_of(EVENT_COLUMNS), deltas: streams.events });
         sources.insert("samples", Relation { schema: schema_of(SAMPLE_COLUMNS), deltas: streams.samples });
         sources.insert("connections_all", Relation { schema: inside(CONNECTIONS), deltas: rows });
@@ -295,6 +334,9 @@ impl Shelf for Books {
             ("connection_ends", self.connections.ends.get()),
             ("evicted_connection_ends_total", self.connections.ends_evicted.get()),
             ("connection_groups", self.connections.groups.get()),
+            ("rule_hits_total", counts.hits),
+            ("alerts", self.alerts.alerts.get()),
+            ("evicted_alerts_total", self.alerts.evicted.get()),
             ("bad_rows", sum(|counters| counters.bad_rows().max(0).unsigned_abs())),
             ("forgotten_rows_total", sum(Counters::forgotten)),
             ("unmatched_withdrawals_total", sum(Counters::unmatched)),

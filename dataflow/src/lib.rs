@@ -1,7 +1,7 @@
 //! Keeps every answer up to date: plans to timely and differential operators.
 //!
 //! A feed of chained ticks goes in (`feed.rs`); workers (`worker.rs`) decode it (`source/`), join connections (`connections/`),
-//! keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
+//! judge events by rules (`alerts/`), keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`); a node asks for them over
 //! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh,
 //! `subscribe.rs` answers what changed, out of `history.rs`).
 //!
@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod ask;
 mod checkpoint;
 pub mod connections;
@@ -27,6 +28,7 @@ mod output;
 mod peek;
 mod relations;
 pub mod render;
+mod rulebook;
 mod run;
 mod server;
 mod settings;
@@ -43,6 +45,10 @@ pub use definition::{Definitions, Known, ViewChange, ViewDefinition, ViewKind, V
 pub use feed::{Arrived, Feed, FeedStep, Tick};
 pub use history::ChangesKept;
 pub use relations::{RelationInfo, relation, relations};
+pub use rulebook::{
+    BYTES_MAX as RULE_BYTES_MAX, FILES_MAX as RULE_FILES_MAX, FORMAT as RULE_FORMAT, RuleFile, RuleMatching, RuleOrigin,
+    Rulebook, Rules, RulesChange, RulesOutcome,
+};
 pub use run::{EngineOptions, Error, run};
 pub use settings::{Command, ViewSettings};
 pub use source::{Admission, Dedupe, Intake, IntakeError, Tail, Taken, gather, schema_of};

@@ -52,6 +52,7 @@ static RELATIONS: LazyLock<Vec<RelationInfo>> = LazyLock::new(|| {
         base("hosts", HOSTS),
         base("agents", AGENTS),
         base("losses", LOSSES),
+        base("alerts", ALERTS),
     ]
 });
 
@@ -230,6 +231,35 @@ pub(crate) const LOSSES: &[(&str, Type)] = &[
     ("last_seq", Type::Int),
     ("lost", Type::Int),
     ("reason", Type::Text),
+];
+
+/// What the rules say: one row an alert. `state`: open, updated, withdrawn. Lists are JSON.
+pub(crate) const ALERTS: &[(&str, Type)] = &[
+    ("alert_id", Type::Text),
+    ("revision", Type::Int),
+    ("state", Type::Text),
+    ("rule", Type::Text),
+    ("rule_id", Type::Text),
+    ("severity", Type::Text),
+    ("tactics", Type::Text),
+    ("techniques", Type::Text),
+    ("time", Type::Time),
+    ("first_seen", Type::Time),
+    ("last_seen", Type::Time),
+    ("tenant", Type::Text),
+    ("cloud", Type::Text),
+    ("region", Type::Text),
+    ("host", Type::Text),
+    ("app", Type::Text),
+    ("container_id", Type::Text),
+    ("process_id", Type::Text),
+    ("summary", Type::Text),
+    ("evidence", Type::Text),
+    ("stages", Type::Text),
+    ("hosts", Type::Text),
+    ("regions", Type::Text),
+    ("closed_through", Type::Time),
+    ("lost_events", Type::Int),
 ];
 
 #[cfg(test)]

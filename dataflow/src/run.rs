@@ -16,6 +16,7 @@ use crate::checkpoint::{CheckpointError, CheckpointSink, Restore, Saved};
 use crate::definition::ViewDefinition;
 use crate::feed::Feed;
 use crate::history::ChangesKept;
+use crate::rulebook::Rules;
 use crate::server::Server;
 use crate::worker::{self, Door, Saves, Shared, Start};
 
@@ -38,13 +39,15 @@ pub struct EngineOptions {
     pub views: Vec<ViewDefinition>,
     /// How much of what changed is kept for subscribers.
     pub changes: ChangesKept,
+    /// The rules that are in force at the tick of `restore`.
+    pub rules: Option<Rules>,
 }
 
 impl EngineOptions {
     /// One process of one mesh, which begins at the chain's beginning and makes no checkpoints.
     pub fn alone(workers: usize, socket: PathBuf) -> Self {
         let (links, views, changes) = (Vec::new(), Vec::new(), ChangesKept::default());
-        Self { process: 0, workers, links, socket, checkpoints: None, restore: None, views, changes }
+        Self { process: 0, workers, links, socket, checkpoints: None, restore: None, views, changes, rules: None }
     }
 }
 
@@ -112,7 +115,8 @@ pub fn run(options: EngineOptions, feeds: Vec<Box<dyn Feed>>) -> Result<(), Erro
     let shared = Arc::new(Shared::default());
     let (threads, ours) = (options.workers, Arc::clone(&shared));
     let saves = options.checkpoints.map(|sink| Saves { to: write_checkpoints(Arc::clone(&sink), threads), sink });
-    let start = Start { restore: options.restore, saves, views: options.views, changes: options.changes };
+    let (restore, views, changes, rules) = (options.restore, options.views, options.changes, options.rules);
+    let start = Start { restore, saves, views, changes, rules };
     let (builders, held) = allocators(options.links, options.process, threads)?;
     let guards = timely::execute::execute_from(builders, held, WorkerConfig::default(), move |worker| {
         let place = worker.index() % threads;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::definition::ViewDefinition;
+use crate::rulebook::Rules;
 
 /// A record of the chain that changes answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub enum Command {
     CreateView(ViewDefinition),
     /// Views that are there no more, from this tick on.
     DropViews(Vec<String>),
+    /// These rules and no others, from this tick on.
+    SetRules(Rules),
 }
 
 /// How long, how late and how much the views hold.

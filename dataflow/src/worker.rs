@@ -22,6 +22,7 @@ use crate::history::ChangesKept;
 use crate::install::{Books, Installed};
 use crate::mesh::{Ask, Mesh};
 use crate::peek::{self, Waiting};
+use crate::rulebook::Rules;
 use crate::run::Error;
 use crate::server::{Incoming, Waker};
 use crate::settings::Command;
@@ -57,6 +58,8 @@ pub(crate) struct Start {
     pub(crate) views: Vec<ViewDefinition>,
     /// What is kept of what changed.
     pub(crate) changes: ChangesKept,
+    /// The rules that were in force then.
+    pub(crate) rules: Option<Rules>,
 }
 
 /// Where saved states go, and who is told that one is being saved.
@@ -108,7 +111,7 @@ pub(crate) fn run(
         changes: start.changes,
     };
     if let Some(restore) = &start.restore
-        && let Err(error) = state.begin(worker, restore, &start.views)
+        && let Err(error) = state.begin(worker, restore, start)
     {
         shared.fail(error);
     }
@@ -156,11 +159,14 @@ struct State {
 
 impl State {
     /// Takes up a checkpoint: its tick counts as fed.
-    fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>, made: &[ViewDefinition]) -> Result<(), Error> {
+    fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>, start: &Start) -> Result<(), Error> {
         let tick = restore.tick();
         let mut views = Installed::install(worker, restore.settings(), Some(Arc::clone(restore)), self.changes)?;
-        for definition in made {
+        for definition in &start.views {
             views.create(worker, tick, definition);
+        }
+        if let Some(rules) = &start.rules {
+            views.begin_rules(tick, rules);
         }
         self.views = Some(views);
         self.fed.push_back(tick);
@@ -238,8 +244,9 @@ impl State {
                 }
                 (Command::CreateView(definition), Some(views)) => views.create(worker, tick.tick, &definition),
                 (Command::DropViews(names), Some(views)) => views.drop_views(tick.tick, &names),
-                (Command::CreateView(_) | Command::DropViews(_), None) => {
-                    return Err(Error::Feed("the chain makes a view before its settings".into()));
+                (Command::SetRules(rules), Some(views)) => views.set_rules(tick.tick, &rules),
+                (Command::CreateView(_) | Command::DropViews(_) | Command::SetRules(_), None) => {
+                    return Err(Error::Feed("the chain changes views or rules before its settings".into()));
                 }
                 (Command::Checkpoint, _) => self.saving = self.saves.is_some().then_some(tick.tick),
             }

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("weir-edge", "weir-schema weir-config weir-journal weir-transport"),
     ("weir-plan", "weir-schema"),
     ("weir-rules", "weir-schema"),
-    ("weir-dataflow", "weir-schema weir-plan"),
+    ("weir-dataflow", "weir-schema weir-plan weir-rules"),
     ("weir-archive", "weir-schema"),
     ("weir-query", "weir-schema weir-config weir-plan weir-dataflow weir-archive"),
     ("weir-cluster", "weir-config weir-schema weir-journal weir-transport weir-plan weir-dataflow weir-archive weir-query"),

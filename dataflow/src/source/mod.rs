@@ -3,6 +3,7 @@
 //! ```text
 //! frames of this worker's logs ─ ship (by agent) ─ own ─┬─ events, samples: rows for plans
 //!                                                       ├─ touches, addresses: for connections
+//!                                                       ├─ hits of the rules: for alerts
 //!                                                       ├─ agents, losses; news ─ hosts (by host)
 //!                                                       └─ tails: the last rows, to be read by peeks
 //! ```
@@ -21,14 +22,14 @@ mod intake;
 mod keys;
 pub(crate) mod open;
 mod owner;
-mod rows;
+pub(crate) mod rows;
 mod saved;
 mod sorted;
 pub(crate) mod table;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
-mod touches;
+pub(crate) mod touches;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub use rows::schema_of;
 pub use tail::{Tail, TailHeld, Tails};
 
 use crate::ViewSettings;
+use crate::alerts::{HostGroups, InForce};
 use crate::checkpoint::Keeper;
 use crate::connections::{AddressFact, HostTouches};
 use crate::delta::{DeltaBatch, Deltas};
@@ -77,6 +79,8 @@ pub struct SourceOptions {
     pub ticks: Ticks,
     /// Saves the state, and has what to begin from.
     pub keeper: Keeper,
+    /// The rules that every admitted event meets.
+    pub rules: InForce,
 }
 
 /// What comes out.
@@ -95,6 +99,8 @@ pub struct SourceStreams<'s> {
     pub touches: Stream<'s, u64, Vec<HostTouches>>,
     /// For [`crate::connections::connections`].
     pub addresses: Stream<'s, u64, Vec<AddressFact>>,
+    /// Hits of the rules.
+    pub hits: Stream<'s, u64, Vec<HostGroups>>,
 }
 
 /// What a worker's readers look into between steps.
@@ -141,9 +147,10 @@ fn ship<'s>(arrived: Stream<'s, u64, Vec<Arrived>>) -> Stream<'s, u64, Vec<Shipp
 type Rights = BTreeMap<u64, [Capability<u64>; OUTPUTS]>;
 
 fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state: SourceState) -> SourceStreams<'s> {
-    let SourceOptions { settings, events, samples, ticks, keeper } = options;
+    let SourceOptions { settings, events, samples, ticks, keeper, rules } = options;
     let admission = Admission { retention_ms: settings.retention_ms, skew_ms: settings.skew_ms };
-    let owned = Owned { owner: Owner::new(admission, key_limits(&settings), events, samples), ahead: BTreeMap::new() };
+    let limits = (admission, key_limits(&settings));
+    let owned = Owned { owner: Owner::new(limits, (events, samples), rules), ahead: BTreeMap::new() };
     let owned = keeper.keep("source/own", owned);
     *state.counts.borrow_mut() = owned.borrow().owner.counts;
     let mut builder = OperatorBuilder::new("SourceOwn".to_owned(), shipped.scope());
@@ -155,9 +162,10 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
     let (touches, touches_stream) = builder.new_output::<Vec<HostTouches>>();
     let (addresses, addresses_stream) = builder.new_output::<Vec<AddressFact>>();
     let (news, news_stream) = builder.new_output::<Vec<HostNews>>();
+    let (hits, hits_stream) = builder.new_output::<Vec<HostGroups>>();
     let mut deltas = [events, samples, agents, losses].map(OutputBuilder::from);
-    let (mut touches, mut addresses, mut news) =
-        (OutputBuilder::from(touches), OutputBuilder::from(addresses), OutputBuilder::from(news));
+    let (mut touches, mut addresses, mut news, mut hits) =
+        (OutputBuilder::from(touches), OutputBuilder::from(addresses), OutputBuilder::from(news), OutputBuilder::from(hits));
     builder.build(move |capabilities| {
         let delayed = |moment: u64| std::array::from_fn(|port| capabilities[port].delayed(&moment));
         let mut rights: Rights = owned.borrow().ahead.keys().map(|moment| (*moment, delayed(*moment))).collect();
@@ -171,7 +179,8 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
             });
             let [events, samples, agents, losses] = &mut deltas;
             let mut outs = [events.activate(), samples.activate(), agents.activate(), losses.activate()];
-            let (mut touches, mut addresses, mut news) = (touches.activate(), addresses.activate(), news.activate());
+            let (mut touches, mut addresses) = (touches.activate(), addresses.activate());
+            let (mut news, mut hits) = (news.activate(), hits.activate());
             let Owned { owner, ahead: calendar } = &mut *owned.borrow_mut();
             loop {
                 while let Some(entry) = rights.first_entry().filter(|entry| !frontiers[0].less_equal(entry.key())) {
@@ -180,8 +189,9 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
                     open.later(ticks.at_or_after(moment), &capabilities).1.append(&mut ahead);
                 }
                 let Some((tick, caps, (frames, waited))) = open.next(|tick| frontiers[0].less_equal(tick)) else { break };
-                let Outcome { events, samples, agents, losses, touches: touched, addresses: told, news: heard, ahead } =
-                    owner.advance(tick, frames, waited, &mut state.tails.borrow_mut());
+                let outcome = owner.advance(tick, frames, waited, &mut state.tails.borrow_mut());
+                let Outcome { events, samples, agents, losses, touches: touched, addresses: told, news: heard, .. } = outcome;
+                let Outcome { hits: hit, ahead, .. } = outcome;
                 let batches = [events, samples, agents.into_iter().collect(), losses.into_iter().collect()];
                 for ((out, batches), cap) in outs.iter_mut().zip(batches).zip(&caps) {
                     out.session(cap).give_iterator(batches.into_iter());
@@ -189,6 +199,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
                 touches.session(&caps[4]).give_iterator(touched.into_iter());
                 addresses.session(&caps[5]).give_iterator(told.into_iter());
                 news.session(&caps[6]).give_iterator(heard.into_iter());
+                hits.session(&caps[7]).give_iterator(hit.into_iter());
                 for (moment, ahead) in ahead {
                     let delayed = || std::array::from_fn(|port| caps[port].delayed(&moment));
                     rights.entry(moment).or_insert_with(delayed);
@@ -206,6 +217,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
         losses: losses_stream,
         touches: touches_stream,
         addresses: addresses_stream,
+        hits: hits_stream,
     }
 }
 
@@ -234,4 +246,4 @@ fn key_limits(settings: &ViewSettings) -> KeyLimits {
 }
 
 /// Outputs of the owner's operator.
-const OUTPUTS: usize = 7;
+const OUTPUTS: usize = 8;

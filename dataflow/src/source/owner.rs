@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -21,6 +22,7 @@ use super::rows::{Picks, Rows, Stamp, schema_of};
 use super::sorted::{AHEAD_ROWS_MAX, Sorted, count, sort};
 use super::tail::{Entry, Tail, Tails};
 use super::touches::{address_facts, place_of, rows, short, touches};
+use crate::alerts::{Admitted, Compiled, HostGroups, InForce, Spotter};
 use crate::connections::{AddressFact, HostTouches, Place};
 use crate::delta::DeltaBatch;
 
@@ -60,6 +62,8 @@ pub struct SourceCounts {
     pub losses_unknown: u64,
     /// Events whose container was one too many of its agent's and is told as `__other__`.
     pub folded: u64,
+    /// Hits of rules.
+    pub hits: u64,
 }
 
 impl SourceCounts {
@@ -76,6 +80,7 @@ impl SourceCounts {
             lost,
             losses_unknown,
             folded,
+            hits,
         } = more;
         self.frames += frames;
         self.events += events;
@@ -88,6 +93,7 @@ impl SourceCounts {
         self.lost += lost;
         self.losses_unknown += losses_unknown;
         self.folded += folded;
+        self.hits += hits;
     }
 }
 
@@ -101,6 +107,7 @@ pub(crate) struct Outcome {
     pub(crate) news: Vec<HostNews>,
     pub(crate) agents: Option<DeltaBatch>,
     pub(crate) losses: Option<DeltaBatch>,
+    pub(crate) hits: Vec<HostGroups>,
     /// What waits, by the moment at which it enters.
     pub(crate) ahead: Vec<(u64, Ahead)>,
 }
@@ -133,11 +140,19 @@ pub(crate) struct Owner {
     pub(super) agents: HashMap<u64, Agent, FixedState>,
     pub(super) decoder: Decoder,
     texts: Texts,
+    in_force: InForce,
+    /// Those of the tick at hand.
+    rules: Option<Rc<Compiled>>,
+    spotter: Spotter,
     pub(crate) counts: SourceCounts,
 }
 
 impl Owner {
-    pub(crate) fn new(admission: Admission, key_limits: KeyLimits, events: Vec<Column>, samples: Vec<Column>) -> Self {
+    pub(crate) fn new(
+        (admission, key_limits): (Admission, KeyLimits),
+        (events, samples): (Vec<Column>, Vec<Column>),
+        in_force: InForce,
+    ) -> Self {
         Self {
             admission,
             key_limits,
@@ -146,6 +161,9 @@ impl Owner {
             agents: HashMap::default(),
             decoder: Decoder::new(),
             texts: Texts::default(),
+            in_force,
+            rules: None,
+            spotter: Spotter::default(),
             counts: SourceCounts::default(),
         }
     }
@@ -153,6 +171,7 @@ impl Owner {
     /// A closed tick's frames, and what waited for it.
     pub(crate) fn advance(&mut self, tick: u64, mut frames: Vec<Shipped>, waited: Vec<Ahead>, tails: &mut Tails) -> Outcome {
         let mut outcome = Outcome::default();
+        self.rules = self.in_force.at(tick);
         let mut touched: BTreeMap<u64, ()> = BTreeMap::new();
         for ahead in waited {
             if let Some(agent) = self.agents.get_mut(&ahead.route) {
@@ -289,6 +308,12 @@ impl Owner {
         outcome.addresses.extend(address_facts(identity, place, batch, &picks));
         outcome.news.extend(self.news(decoded, &picks));
         outcome.touches.extend(touches(identity, place, batch, &picks));
+        // Samples are no events: no rule asks for them.
+        if let Some(rules) = self.rules.as_ref().filter(|_| !is_sample) {
+            let lost = self.agents.get(&route).map_or(0, |agent| agent.lost_events);
+            outcome.hits.extend(self.spotter.spot(rules, Admitted { identity, place, batch, picks: &picks, lost }));
+            self.counts.hits += std::mem::take(&mut self.spotter.hits);
+        }
         keep(tails, tick, false, decoded, picks);
     }
 

@@ -12,6 +12,7 @@ use weir_schema::{
 };
 
 use super::*;
+use crate::alerts::InForce;
 use crate::checkpoint::{Keeper, Share};
 use crate::connections::{Counts, connections};
 use crate::delta::DeltaBatch;
@@ -126,7 +127,14 @@ fn run(workers: usize) -> (Summed, Vec<String>, SourceCounts) {
             let (input, arrived) = scope.new_input::<Vec<Arrived>>();
             let events = vec![Column::EventId, Column::Kind, Column::SrcIp, Column::Exe];
             let samples = vec![Column::Host, Column::CpuMs, Column::MemBytes];
-            let options = SourceOptions { settings: SETTINGS, events, samples, ticks: ticks.clone(), keeper: Keeper::default() };
+            let options = SourceOptions {
+                settings: SETTINGS,
+                events,
+                samples,
+                ticks: ticks.clone(),
+                keeper: Keeper::default(),
+                rules: InForce::default(),
+            };
             let streams = source(arrived, options, &state);
             let rows = connections(streams.touches, streams.addresses, &SETTINGS, &Counts::default(), &Keeper::default());
             let relations = [
@@ -256,7 +264,8 @@ fn the_record_has_the_rows_of_the_tails() {
 fn a_tail_drops_the_oldest_and_counts() {
     let settings = ViewSettings { tail_rows_max: 2, ..SETTINGS };
     let mut tails = Tails::new(&settings);
-    let mut owner = Owner::new(Admission { retention_ms: 1_000, skew_ms: 10 }, key_limits(&SETTINGS), vec![], vec![]);
+    let limits = (Admission { retention_ms: 1_000, skew_ms: 10 }, key_limits(&SETTINGS));
+    let mut owner = Owner::new(limits, (vec![], vec![]), InForce::default());
     for n in 0..5u64 {
         let tick = 1_000 + n;
         let frame = frame("a", Lane::Security, n, &[event(Kind::Exec, tick as i64, Fields::default())]).bytes;
@@ -282,7 +291,7 @@ fn in_container(number: u64, time_ms: u64) -> Event {
 fn made_up_containers_share_one_name_in_the_views_and_are_counted() {
     let settings = ViewSettings { new_containers_per_minute_max: 2, ..SETTINGS };
     let admission = Admission { retention_ms: 1_000, skew_ms: 10 };
-    let owner = || Owner::new(admission, key_limits(&settings), vec![Column::ContainerId], vec![]);
+    let owner = || Owner::new((admission, key_limits(&settings)), (vec![Column::ContainerId], vec![]), InForce::default());
     let (mut owned, mut tails) = (Owned { owner: owner(), ahead: BTreeMap::new() }, Tails::new(&settings));
     // Two are in time, two wait for their moment; of each one is too many. The same frame again changes nothing.
     let events = [in_container(1, 1_000), in_container(2, 1_500), in_container(3, 1_000), in_container(4, 1_500)];

@@ -6,6 +6,7 @@ use weir_schema::{BatchBuilder, BootId, Epoch, Event, Fields, HEADER_BYTES, Host
 use super::state::{pack, unpack};
 use super::*;
 use crate::ViewSettings;
+use crate::alerts::InForce;
 use crate::source::owner::{Ahead, Owner, Shipped};
 use crate::source::tests::{event, identity, lines};
 use crate::source::{Tails, schema_of};
@@ -111,10 +112,8 @@ struct Owned {
 
 impl Owned {
     fn new() -> Self {
-        Self {
-            owner: Owner::new(ADMISSION, super::super::key_limits(&ViewSettings::default()), vec![], vec![]),
-            calendar: BTreeMap::new(),
-        }
+        let limits = super::super::key_limits(&ViewSettings::default());
+        Self { owner: Owner::new((ADMISSION, limits), (vec![], vec![]), InForce::default()), calendar: BTreeMap::new() }
     }
 
     /// The rows that the tick brought into the tails.

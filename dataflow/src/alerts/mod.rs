@@ -1,0 +1,42 @@
+//! Alerts: what the rules say of the admitted events, repeats grouped, whatever the order in which events come.
+//!
+//! ```text
+//! frames ─ own (pass over all rules) ─ hits, grouped within a frame (by host) ─ groups ─ rows of `alerts`
+//!                                                       another rule set from this tick on ─┘
+//! ```
+//!
+//! A rule's hits of one subject (a container, else a session of processes on a host) are one alert as long as no two of them that
+//! follow each other lie further apart than `WINDOW_MS`. An alert is named by its rule, subject and first evidence.
+//!
+//! Promise: while the rules stay, the alerts at a closed tick are a function of the set of events admitted up to it, but for the columns
+//! `closed_through` and `lost_events`, which tell of the chain. An event is judged by the rules of the tick that admits it, never
+//! again: alerts of a rule that was changed or dropped are withdrawn. An alert is kept for `KEEP_MS` after its last evidence.
+//!
+//! The logic is in pure structs (`Group`, `Groups`); `operator.rs` gives them to timely.
+
+mod attack;
+mod compiled;
+mod group;
+mod groups;
+mod hits;
+mod operator;
+mod row;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use compiled::{Compiled, InForce};
+pub(crate) use group::HostGroups;
+pub(crate) use hits::{Admitted, Spotter};
+pub(crate) use operator::{AlertCounts, AlertOptions, alerts};
+
+/// Hits of one alert lie at most so far apart: an attack's steps do, and a rule that fires all day is one alert.
+pub(crate) const WINDOW_MS: u64 = 300_000;
+/// How long an alert is shown after its last evidence: a day, for the people who look into it.
+pub(crate) const KEEP_MS: u64 = 86_400_000;
+/// Event ids told of one alert, the earliest; the count goes on.
+pub(crate) const EVIDENCE_MAX: usize = 16;
+/// Alerts kept of one host. Beyond it the longest settled goes; where none is settled, hits that begin a new one are counted only.
+pub(crate) const PER_HOST_MAX: usize = 4_096;
+/// Bytes of a summary: a rule's output may print a command line of any length.
+pub(crate) const SUMMARY_BYTES_MAX: usize = 4_096;

@@ -1,0 +1,84 @@
+//! The groups of alerts as a timely operator: by host, a tick at a time, with a calendar of what is to be forgotten.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use timely::container::CapacityContainerBuilder as Rows;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::compiled::InForce;
+use super::group::HostGroups;
+use super::groups::Groups;
+use crate::checkpoint::Keeper;
+use crate::delta::{DeltaBatch, Deltas};
+use crate::render::Ticks;
+use crate::source::open::Open;
+
+/// What this worker keeps and gave up, for its counters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AlertCounts {
+    /// Alerts kept.
+    pub(crate) alerts: Rc<Cell<u64>>,
+    /// Alerts that went before their time, and hits that found no room.
+    pub(crate) evicted: Rc<Cell<u64>>,
+}
+
+/// What the operator is built with.
+pub(crate) struct AlertOptions {
+    pub(crate) retention_ms: u64,
+    pub(crate) rules: InForce,
+    pub(crate) ticks: Ticks,
+    pub(crate) keeper: Keeper,
+    pub(crate) counts: AlertCounts,
+}
+
+/// The rows of `alerts`. `changes` tells every worker of the ticks from which other rules are in force.
+pub(crate) fn alerts<'s>(
+    hits: Stream<'s, u64, Vec<HostGroups>>,
+    changes: Stream<'s, u64, Vec<u64>>,
+    options: AlertOptions,
+) -> Deltas<'s> {
+    let AlertOptions { retention_ms, rules, ticks, keeper, counts } = options;
+    let state = keeper.keep("alerts/groups", Groups::new(retention_ms));
+    counts.alerts.set(state.borrow().len() as u64);
+    counts.evicted.set(state.borrow().evicted());
+    let by_host = Exchange::new(|told: &HostGroups| told.host_key);
+    hits.binary_frontier::<_, Rows<Vec<DeltaBatch>>, _, _, _, _>(changes, by_host, Pipeline, "Alerts", move |capability, _| {
+        let mut open = Open::<(Vec<HostGroups>, bool), 1>::new();
+        // The right to let go what is due next.
+        let mut next: Option<Capability<u64>> = state.borrow().next_due().map(|due| capability.delayed(&due));
+        drop(capability);
+        move |(hits, hits_frontier), (changes, changes_frontier), output| {
+            hits.for_each_stamp(|cap, batches| {
+                if let Some(waiting) = open.at(&cap) {
+                    batches.for_each(|batch| waiting.0.append(batch));
+                }
+            });
+            changes.for_each_stamp(|cap, batches| {
+                if let Some(waiting) = open.at(&cap) {
+                    batches.for_each(|batch| batch.clear());
+                    waiting.1 = true;
+                }
+            });
+            let is_open = |tick: &u64| hits_frontier.less_equal(tick) || changes_frontier.less_equal(tick);
+            loop {
+                if let Some(right) = next.take_if(|right| !is_open(right.time())) {
+                    open.later(ticks.at_or_after(*right.time()), &[right]);
+                }
+                let Some((tick, [capability], (told, changed))) = open.next(is_open) else { break };
+                let mut state = state.borrow_mut();
+                let rules = changed.then(|| rules.at(tick)).flatten();
+                output.session(&capability).give_iterator(state.advance(tick, told, rules.as_deref()).into_iter());
+                counts.alerts.set(state.len() as u64);
+                counts.evicted.set(state.evicted());
+                let due = state.next_due().filter(|due| next.as_ref().is_none_or(|next| due < next.time()));
+                if let Some(due) = due {
+                    next = Some(capability.delayed(&due.max(tick)));
+                }
+            }
+        }
+    })
+}
