@@ -135,20 +135,41 @@ pub fn read_files(paths: &[PathBuf], origin: RuleOrigin) -> Result<Vec<RuleFile>
     Ok(files)
 }
 
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The rule files below a path: itself, or all of a folder and of the folders in it, sorted. Hidden ones are left out.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let entries = std::fs::read_dir(path).map_err(Error::file("list rule folder", path))?;
-    let entries: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-    let mut files = entries.map_err(Error::file("list rule folder", path))?;
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"));
+    let (mut files, mut todo) = (Vec::new(), vec![(path.to_owned(), 0)]);
+    while let Some((folder, depth)) = todo.pop() {
+        if depth > FOLDER_DEPTH_MAX {
+            let why =
+                format!("{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it", path.display());
+            return Err(Error::Rules(why));
+        }
+        for entry in std::fs::read_dir(&folder).map_err(Error::file("list rule folder", &folder))? {
+            let entry = entry.map_err(Error::file("list rule folder", &folder))?;
+            // A mounted ConfigMap keeps its files a second time in a hidden folder.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let file = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push((file, depth + 1));
+            } else if file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+                files.push(file);
+            }
+        }
+    }
     files.sort();
     if files.is_empty() {
         return Err(Error::Rules(format!("{} has no .yaml or .yml file: name a rule file, or a folder of them", path.display())));
     }
     Ok(files)
 }
+
+/// Folders in folders; deeper is a mistake, or a loop.
+const FOLDER_DEPTH_MAX: usize = 16;
 
 /// Asks for a change and waits until it is in the chain. Blocks, but not in async code; files that are wrong are refused and nothing is changed.
 pub fn change(config: &NodeConfig, runtime: &Handle, change: RulesChange) -> Result<RulesChanged, Error> {

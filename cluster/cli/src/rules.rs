@@ -1,12 +1,17 @@
-//! `weir rules`: what a rule file means to Weir, and what its rules find in a recording. Works without a cluster.
+//! `weir rules`: what a rule file means to Weir, what its rules find in a recording, and which rules a cluster runs.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use weir_cluster::rules as chained;
+use weir_config::NodeConfig;
+use weir_dataflow::{RuleOrigin, RulesChange};
 use weir_rules::{AttackTable, Coverage, EventFields, Matcher, Matching, Pipeline, RuleSet, techniques_of};
 use weir_schema::{parse_line, write_time};
+
+use crate::token::CONFIG;
 
 /// Arguments of `weir rules`.
 #[derive(Debug, clap::Args)]
@@ -65,6 +70,37 @@ enum Command {
         #[arg(value_name = "PATH", default_value = "config/rules")]
         paths: Vec<PathBuf>,
     },
+    /// Put rule files into force in a running cluster
+    #[command(
+        after_help = "Example:\n  weir rules load --config config/examples/node.toml /etc/falco/rules.d\n\nA file takes the place of one of the same name, else it comes behind those that are there. Files that are wrong, alone or with those in\nforce, are refused with place and cure, and nothing is changed. Alerts of rules that say something else now are withdrawn."
+    )]
+    Load {
+        /// The config of any node of the cluster
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+        /// Rule files or folders, in the order in which they are to be loaded
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// List the rule files that are in force, in their order
+    #[command(after_help = "Example:\n  weir rules list --config config/examples/node.toml")]
+    List {
+        /// The config of any node of the cluster
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Take rule files out of force
+    #[command(
+        after_help = "Example:\n  weir rules drop --config config/examples/node.toml my_rules.yaml\n\nAlerts of rules that are gone are withdrawn. A file of a node's [rules] paths comes back when that node's files change."
+    )]
+    Drop {
+        /// The config of any node of the cluster
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+        /// Names as `weir rules list` shows them
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
 }
 
 /// What names of Sigma rules mean here.
@@ -87,7 +123,32 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             let (own, stock) = (load(&paths, &pipeline)?, load(&stock, &pipeline)?);
             coverage(&own, &stock, &table, layer.as_deref())
         }
+        Command::Load { config, paths } => change(&config, RulesChange::Load(chained::read_files(&paths, RuleOrigin::Loaded)?)),
+        Command::Drop { config, names } => {
+            change(&config, RulesChange::Drop(names.iter().map(|name| name.as_str().into()).collect()))
+        }
+        Command::List { config } => list(&config),
     }
+}
+
+fn change(config: &Path, change: RulesChange) -> anyhow::Result<()> {
+    let (config, runtime) = (NodeConfig::load(config)?, crate::runtime()?);
+    let chained::RulesChanged { tick, is_new, rules: (rules, partly) } = chained::change(&config, runtime.handle(), change)?;
+    let since = if is_new { format!("from tick {tick} on") } else { "as before".to_owned() };
+    eprintln!("{rules} rules are in force {since}, {partly} of them partly: see `weir rules check`");
+    Ok(())
+}
+
+fn list(config: &Path) -> anyhow::Result<()> {
+    let (config, runtime) = (NodeConfig::load(config)?, crate::runtime()?);
+    let book = chained::in_force(&config, runtime.handle())?;
+    let mut out = std::io::stdout().lock();
+    for file in &book.rules().files {
+        let set = RuleSet::load([(&*file.name, &*file.text)]);
+        let origin = if file.origin == RuleOrigin::Config { "config" } else { "loaded" };
+        writeln!(out, "{:<40} {origin:<7} {} bytes, {} rules by itself", file.name, file.text.len(), set.rules.len())?;
+    }
+    Ok(())
 }
 
 fn load(paths: &[PathBuf], pipelines: &PipelineFiles) -> anyhow::Result<RuleSet> {
@@ -98,7 +159,7 @@ fn load(paths: &[PathBuf], pipelines: &PipelineFiles) -> anyhow::Result<RuleSet>
     }
     let mut files = Vec::new();
     for path in paths {
-        for file in files_of(path)? {
+        for file in chained::files_of(path)? {
             let text = read(&file)?;
             files.push((file.display().to_string(), text));
         }
@@ -116,36 +177,6 @@ fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<Attac
 }
 
 /// The file itself, or the rule files in a folder and the folders below it, by name; hidden ones are left out.
-fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let (mut files, mut todo) = (Vec::new(), vec![(path.to_owned(), 0)]);
-    while let Some((folder, depth)) = todo.pop() {
-        anyhow::ensure!(
-            depth <= FOLDER_DEPTH_MAX,
-            "{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it",
-            path.display()
-        );
-        for entry in std::fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))? {
-            let entry = entry.with_context(|| format!("could not list {}", folder.display()))?;
-            // A mounted ConfigMap keeps its files a second time in a hidden folder.
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let file = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                todo.push((file, depth + 1));
-            } else if file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
-                files.push(file);
-            }
-        }
-    }
-    files.sort();
-    anyhow::ensure!(!files.is_empty(), "{} has no .yaml or .yml file: name a rule file, or a folder of them", path.display());
-    Ok(files)
-}
-
 fn check(set: &RuleSet) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for rule in &set.rules {
