@@ -268,4 +268,3 @@ fn over_recording(set: &RuleSet, events: &Path, matching: Matching) -> anyhow::R
 }
 
 /// Folders below a named one: rule collections nest four deep.
-const FOLDER_DEPTH_MAX: usize = 16;

@@ -1,5 +1,5 @@
-//! Rules in a running cluster of one node: from the config, from `weir rules load`; a recording is replayed, `alerts` is asked over SQL, the node is
-//! killed and comes back, a wrong file changes nothing, a dropped one takes its alerts back.
+//! Rules in a running cluster of two nodes with the same config: from that config, from `weir rules load`; a recording is replayed, `alerts` is asked over SQL of both,
+//! the nodes are killed and come back, a wrong file changes nothing, a dropped one takes its alerts back.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -46,8 +46,8 @@ const MORE: &str = "
   priority: WARNING
 ";
 
-async fn connect(cluster: &LocalCluster) -> Client {
-    let port = cluster.addresses[0].sql.port();
+async fn connect(cluster: &LocalCluster, node: usize) -> Client {
+    let port = cluster.addresses[node].sql.port();
     let config = format!("host=127.0.0.1 port={port} user=weir dbname=weir");
     let (client, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -111,7 +111,7 @@ fn stock() -> Option<PathBuf> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_run_in_the_cluster_and_alerts_are_a_relation() {
     let scratch = tempfile::tempdir().unwrap();
-    let setup = Setup::write(&on_free_ports(1, 2), scratch.path()).unwrap();
+    let setup = Setup::write(&on_free_ports(2, 1), scratch.path()).unwrap();
     let (folder, more, wrong) =
         (scratch.path().join("rules.d"), scratch.path().join("more.yaml"), scratch.path().join("wrong.yaml"));
     std::fs::create_dir(&folder).unwrap();
@@ -120,8 +120,10 @@ async fn rules_run_in_the_cluster_and_alerts_are_a_relation() {
     std::fs::write(&wrong, "- rule: w\n  desc: d\n  condition: evt.type=open and proc.nam=x\n  output: o\n  priority: INFO\n")
         .unwrap();
     let config = setup.node_configs[0].clone();
-    let mut file = std::fs::OpenOptions::new().append(true).open(&config).unwrap();
-    writeln!(file, "[checkpoint]\nevery_ms = 2000\n[rules]\npaths = [{folder:?}]\nmatching = \"all\"").unwrap();
+    for config in &setup.node_configs {
+        let mut file = std::fs::OpenOptions::new().append(true).open(config).unwrap();
+        writeln!(file, "[checkpoint]\nevery_ms = 2000\n[rules]\npaths = [{folder:?}]\nmatching = \"all\"").unwrap();
+    }
     let at = config.to_str().unwrap().to_owned();
     let mut cluster = LocalCluster::start(Path::new(WEIR), &setup).await.unwrap();
 
@@ -139,7 +141,7 @@ async fn rules_run_in_the_cluster_and_alerts_are_a_relation() {
     let (_, said) = weir(&["list", "--config", &at]).await;
     assert!(said.lines().count() == 2 && said.contains("more.yaml"), "{said}");
 
-    let client = connect(&cluster).await;
+    let (client, other) = (connect(&cluster, 0).await, connect(&cluster, 1).await);
     replay(&cluster, &setup).await;
     let shell = "SELECT state, severity, tactics, techniques, host, app, summary, stages FROM alerts WHERE rule = 'Shell of a web server'";
     let told = "updated|critical|[\"initial-access\",\"execution\"]|[\"T1190\",\"T1059.004\"]|web-7|shop|shell sh -c id of nginx in \
@@ -157,18 +159,21 @@ async fn rules_run_in_the_cluster_and_alerts_are_a_relation() {
     let evidence = "SELECT count(*) FROM events AS e JOIN alerts AS a ON strpos(a.evidence, e.event_id) > 0";
     until(&client, evidence, "3").await;
 
-    // Nothing of it is lost when the node is killed, before a checkpoint or behind one.
+    // Nothing of it is lost when the nodes are killed, before a checkpoint or behind one.
     let all = "SELECT * FROM alerts ORDER BY alert_id";
     let before = ask(&client, all).await;
+    until(&other, all, &before).await;
     for pause in [0, 5] {
         tokio::time::sleep(Duration::from_secs(pause)).await;
         for node in cluster.nodes.drain(..) {
             node.kill().await;
         }
         cluster = LocalCluster::start(Path::new(WEIR), &setup).await.unwrap();
-        until(&connect(&cluster).await, all, &before).await;
+        for node in 0..2 {
+            until(&connect(&cluster, node).await, all, &before).await;
+        }
     }
-    let client = connect(&cluster).await;
+    let client = connect(&cluster, 1).await;
     assert_eq!(weir(&["list", "--config", &at]).await.1, said, "the same files are in force");
 
     // A rule that is gone takes back what it said; the other stays.

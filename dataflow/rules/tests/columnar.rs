@@ -262,3 +262,40 @@ fn hits_are_found_where_they_are() {
     let mut scratch = Scratch::default();
     assert_eq!(check(&pass, Matching::First, &mut scratch, &batches).unwrap(), 3);
 }
+
+/// The stock Falco files, where they are at hand.
+fn stock() -> Option<Arc<RuleSet>> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folders = ["../shared", "../../shared"].map(|shared| root.join(shared).join("data/falco/rules"));
+    let Some(folder) = folders.into_iter().find(|path| path.is_dir()) else {
+        eprintln!("SKIPPED: ../shared/data/falco/rules is not there");
+        return None;
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let texts = ["falco_rules.yaml", "falco-incubating_rules.yaml"].map(|name| (name, read(name)));
+    Some(Arc::new(RuleSet::load(texts.iter().map(|(name, text)| (*name, text.as_str())))))
+}
+
+#[test]
+fn the_stock_rules_over_random_batches() {
+    let Some(set) = stock() else { return };
+    let passes = [Matching::All, Matching::First].map(|matching| (matching, Pass::new(Arc::clone(&set), matching)));
+    let hits = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&prop::collection::vec(events(), 1..4), |batches_of| {
+            for (matching, pass) in &passes {
+                let mut scratch = Scratch::default();
+                for events in &batches_of {
+                    hits.set(hits.get() + check(pass, *matching, &mut scratch, &batches(events))?);
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(hits.get() > 0, "no stock rule was hit");
+}

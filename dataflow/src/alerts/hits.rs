@@ -142,7 +142,7 @@ fn subject(rules: &Compiled, rule: usize, key: u128, place: &Arc<Place>, boot: &
         key,
         app: container.and_then(|container| container.app.clone()),
         container_id: container.and_then(|container| container.container_id.clone()),
-        process_id: process.filter(|process| process.pid != 0).map(id),
+        process_id: process.map(id),
         summary: summary.into(),
     }
 }
