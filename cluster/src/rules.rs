@@ -143,8 +143,7 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let (mut files, mut todo) = (Vec::new(), vec![(path.to_owned(), 0)]);
     while let Some((folder, depth)) = todo.pop() {
         if depth > FOLDER_DEPTH_MAX {
-            let why =
-                format!("{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it", path.display());
+            let why = format!("{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it", path.display());
             return Err(Error::Rules(why));
         }
         for entry in std::fs::read_dir(&folder).map_err(Error::file("list rule folder", &folder))? {

@@ -266,5 +266,3 @@ fn over_recording(set: &RuleSet, events: &Path, matching: Matching) -> anyhow::R
     eprintln!("{alerts} alerts, {skipped} lines skipped");
     Ok(())
 }
-
-/// Folders below a named one: rule collections nest four deep.

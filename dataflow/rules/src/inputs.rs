@@ -32,8 +32,10 @@ impl Inputs {
     pub(crate) fn of(key: &Key) -> Self {
         let mut inputs = Self::default();
         inputs.add(&key.left);
-        if let Right::Of(of) = &key.right {
-            inputs.add(of);
+        match &key.right {
+            Right::Of(of) => inputs.add(of),
+            Right::Pattern(pattern) => pattern.of().into_iter().for_each(|of| inputs.add(of)),
+            Right::Texts(_) => {}
         }
         inputs
     }
@@ -80,6 +82,7 @@ impl Inputs {
         match column.home() {
             Home::Process => self.process = true,
             Home::Container => self.container = true,
+            Home::Host | Home::Key if column == Column::Kind => self.kind = true,
             Home::Host | Home::Key => self.host = true,
             Home::Event if column == Column::Time => self.time = true,
             Home::Event => self.columns(&[column]),
@@ -96,7 +99,9 @@ impl Inputs {
     }
 
     fn made(&mut self, name: &str, argument: Option<&Argument>) {
-        use Column::{Detail, Direction, DstIp, DstPort, Flags, Mode, Path, Result, SrcIp, SrcPort, Tid};
+        use Column::{
+            Detail, Direction, DnsAnswers, DnsName, DstIp, DstPort, Flags, Mode, Path, PathTo, Result, SrcIp, SrcPort, Tid,
+        };
         match name {
             "evt.num" | "evt.count" | "evt.source" | "evt.is_async" | "evt.dir" | "evt.type" | "evt.syscall.type"
             | "evt.category" => self.kind = true,
@@ -132,6 +137,25 @@ impl Inputs {
                 self.kind = true;
                 self.columns(&[SrcIp, DstIp, Path, Flags]);
             }
+            "weir.args" | "weir.arg" => self.process = true,
+            "weir.detail" => self.columns(&[Detail]),
+            "weir.success" => self.columns(&[Result]),
+            "weir.initiated" => {
+                self.kind = true;
+                self.columns(&[Direction]);
+            }
+            "weir.target" => {
+                self.kind = true;
+                self.columns(&[Path, PathTo]);
+            }
+            "weir.audit_type" => {
+                self.kind = true;
+                self.columns(&[Path, DstIp]);
+            }
+            "weir.text" => {
+                self.process = true;
+                self.columns(&[Path, PathTo, DstIp, DnsName, DnsAnswers, Detail]);
+            }
             _ if name.starts_with("evt.") => self.time = true,
             _ if name.starts_with("proc.") || name.starts_with("thread.") || name.starts_with("user.") => self.process = true,
             _ if name.starts_with("container.") => self.container = true,
@@ -157,5 +181,6 @@ mod tests {
         assert!(inputs("proc.name").is_entity_alone() && inputs("container.id").is_entity_alone());
         assert!(!inputs("proc.vpid").is_entity_alone() && !inputs("fd.name").is_kind_alone(Kind::Open));
         assert_eq!(inputs("fs.path.target").columns, [Column::PathTo]);
+        assert!(inputs("weir.kind").is_kind_alone(Kind::Open) && inputs("weir.args").is_entity_alone());
     }
 }

@@ -14,7 +14,7 @@ use weir_schema::{Batch, Cell, Cells, Column, Container, Event, Kind, Process, S
 use crate::event::EventFields;
 use crate::inputs::Inputs;
 use crate::program::{Goal, Program, Step, Unit, What, units};
-use crate::set::{Matching, RuleSet};
+use crate::set::{Language, Matching, RuleSet};
 
 /// Rules, compiled for batches.
 #[derive(Debug)]
@@ -150,8 +150,14 @@ impl Scratch {
             }
             tried.sort_unstable();
             tried.dedup();
+            let mut is_told = false;
             for place in &tried {
                 let (rule, goal) = program.rules[*place as usize];
+                // The first of Falco's rules has the event; Sigma's are each for themselves.
+                let one_only = pass.matching == Matching::First && pass.set.rules[rule].language == Language::Falco;
+                if one_only && is_told {
+                    continue;
+                }
                 let holds = match goal {
                     Goal::Known(holds) => holds,
                     Goal::Step(step) => self.step(&at, step, row),
@@ -159,9 +165,7 @@ impl Scratch {
                 if holds {
                     let event = self.whole(&at, row);
                     hit(row, rule, event);
-                    if pass.matching == Matching::First {
-                        break;
-                    }
+                    is_told |= one_only;
                 }
             }
         }

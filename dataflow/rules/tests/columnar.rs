@@ -109,6 +109,67 @@ fn rules() -> impl Strategy<Value = String> {
     })
 }
 
+/// Lines of Sigma selections, for log sources that have them.
+const ITEMS: &[&str] = &[
+    "Image|endswith: ['/bash', '/sh']",
+    "Image: '*/nginx'",
+    "CommandLine|contains: ['-c', PASSWD]",
+    "CommandLine|contains|all: ['/etc', 'cat']",
+    "CommandLine|re: '^/bin/(ba)?sh '",
+    "CommandLine|re|i: 'PASS'",
+    "CommandLine|windash|contains: ' -c'",
+    "ParentImage|endswith: '/sshd'",
+    "ParentImage: null",
+    "User: ''",
+    "ancestors|contains: 'init'",
+    "comm|cased: 'BASH'",
+    "comm: bash",
+    "ProcessId|gte: 50",
+    "TargetFilename|startswith: '/etc'",
+    "TargetFilename|fieldref: path_to",
+    "TargetFilename|endswith: ['passwd', '.so']",
+    "DestinationIp|cidr: '10.0.0.0/8'",
+    "DestinationPort: 443",
+    "Initiated: 'true'",
+    "container_id|exists: true",
+    "path|exists: false",
+    "detail.fd: 7",
+    "kind: [exec, open]",
+    "result|neq: 0",
+    "a0: sh",
+    "type: EXECVE",
+    "Hashes|contains: x",
+    "time|hour: 0",
+];
+
+fn sigma_rules() -> impl Strategy<Value = Vec<String>> {
+    let sources = [
+        "{product: linux, category: process_creation}",
+        "{product: linux, category: file_event}",
+        "{product: linux, category: network_connection}",
+        "{product: linux, service: auditd}",
+        "{service: weir}",
+    ];
+    let conditions = ["a", "a and not b", "1 of them", "all of them", "a or b", "not 1 of them", "a and k", "k or b"];
+    let items = || prop::collection::btree_set(0..ITEMS.len(), 1..3);
+    let one = (0..sources.len(), 0..conditions.len(), items(), items()).prop_map(move |(source, condition, a, b)| {
+        let lines = |items: std::collections::BTreeSet<usize>| -> String {
+            // A name once: YAML refuses a second one.
+            let mut names = std::collections::BTreeSet::new();
+            let new = items.iter().map(|at| ITEMS[*at]).filter(|item| names.insert(item.split(['|', ':']).next()));
+            new.map(|item| format!("    {item}\n")).collect()
+        };
+        format!(
+            "logsource: {}\ndetection:\n  a:\n{}  b:\n{}  k: [passwd, '10.0.*']\n  condition: {}\n",
+            sources[source],
+            lines(a),
+            lines(b),
+            conditions[condition]
+        )
+    });
+    prop::collection::vec(one, 1..8)
+}
+
 fn pick(from: &'static [&'static str]) -> impl Strategy<Value = Option<Arc<str>>> {
     (0..=from.len()).prop_map(|at| from.get(at).map(|text| Arc::from(*text)))
 }
@@ -241,6 +302,51 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_languages_over_random_batches(
+        falco in rules(),
+        sigma in sigma_rules(),
+        batches_of in prop::collection::vec(events(), 1..4),
+    ) {
+        let sigma = sigma.iter().enumerate().map(|(at, rule)| (format!("s{at}.yml"), format!("title: s{at}\n{rule}")));
+        let files: Vec<(String, String)> = sigma.chain([("r.yaml".to_owned(), falco)]).collect();
+        let set = Arc::new(RuleSet::load(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))));
+        prop_assert!(set.errors.is_empty(), "{:?}", set.errors);
+        for matching in [Matching::All, Matching::First] {
+            let (pass, mut scratch) = (Pass::new(Arc::clone(&set), matching), Scratch::default());
+            for events in &batches_of {
+                check(&pass, matching, &mut scratch, &batches(events))?;
+            }
+        }
+    }
+}
+
+/// Our own rules over the events that are recorded for them, the ordinary ones and random ones between them.
+#[test]
+fn our_own_rules_over_what_is_recorded_for_them() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/rules");
+    let read = |folder: &std::path::Path, ending: &str| -> Vec<(String, String)> {
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|found| found == ending)).collect();
+        files.sort();
+        files.iter().map(|file| (file.display().to_string(), std::fs::read_to_string(file).unwrap())).collect()
+    };
+    let rules = read(&folder, "yml");
+    let set = Arc::new(RuleSet::load(rules.iter().map(|(name, text)| (name.as_str(), text.as_str()))));
+    let lines: Vec<String> =
+        read(&folder.join("fixtures"), "jsonl").iter().flat_map(|(_, text)| text.lines()).map(str::to_owned).collect();
+    let recorded: Vec<Event> =
+        lines.iter().filter_map(|line| weir_schema::parse_line(line).ok()).map(|line| line.event).collect();
+    assert!(recorded.len() > 300, "{}", recorded.len());
+    let (pass, mut scratch) = (Pass::new(set, Matching::All), Scratch::default());
+    let hits: usize =
+        recorded.chunks(50).map(|events| check(&pass, Matching::All, &mut scratch, &batches(events)).unwrap()).sum();
+    assert!(hits >= 150, "{hits}");
 }
 
 /// The random test would be as content with a pass that finds nothing.

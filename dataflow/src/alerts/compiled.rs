@@ -18,7 +18,7 @@ use crate::rulebook::Rules;
 /// What an alert says of its rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct RuleHead {
-    /// A hash of its name: the rule stays the same when its text changes.
+    /// A hash of its id (Sigma) or name (Falco): the rule stays the same when its text changes.
     pub(crate) id: u64,
     /// A hash of what it says.
     pub(crate) version: u64,
@@ -51,7 +51,7 @@ impl Compiled {
         let heads = set.rules.iter().zip(set.fingerprints());
         let heads = heads.map(|(rule, version)| {
             Arc::new(RuleHead {
-                id: xxh3_64(rule.name.as_bytes()),
+                id: xxh3_64(rule.id.as_ref().unwrap_or(&rule.name).as_bytes()),
                 version,
                 name: rule.name.as_str().into(),
                 severity: rule.priority.to_string().to_ascii_lowercase().into(),
