@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Int64Array, UInt32Array, new_empty_array};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::{concat_batches, filter, filter_record_batch, take, take_record_batch};
+use arrow::compute::{concat_batches, filter, filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{SchemaRef, UInt32Type};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -71,8 +71,8 @@ impl DeltaBatch {
     /// The rows where `mask` is true.
     pub fn filter(&self, mask: &BooleanArray) -> Self {
         let rows = filter_record_batch(&self.rows, mask).expect("the mask is as long as the batch");
-        let kept = |index: usize| mask.is_valid(index) && mask.value(index);
-        let diffs = self.diffs.iter().enumerate().filter(|(index, _)| kept(*index)).map(|(_, diff)| *diff).collect();
+        let prepared = (mask.null_count() > 0).then(|| prep_null_mask_filter(mask));
+        let diffs = prepared.as_ref().unwrap_or(mask).values().set_indices().map(|index| self.diffs[index]).collect();
         Self { tick: self.tick, rows, diffs }
     }
 

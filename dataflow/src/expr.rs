@@ -22,6 +22,7 @@ use weir_plan::resolve;
 
 use crate::checkpoint::{Share, State, encode};
 use crate::delta::DeltaBatch;
+use crate::lift::lift;
 
 /// What operators count. One per view; read from other threads.
 #[derive(Debug, Default)]
@@ -201,7 +202,7 @@ fn compile(expr: &Expr, schema: &Schema, construct: &str) -> Result<Compiled, we
     let context = DFSchema::try_from(schema.clone()).map_err(failed)?;
     let props = ExecutionProps::new();
     let plain = create_physical_expr(&scalar.expr, &context, &props, &PhysicalPlanningContext::default()).map_err(failed)?;
-    let expr = checked(plain, schema).map_err(failed)?;
+    let expr = checked(plain, schema).and_then(|expr| lift(expr, schema)).map_err(failed)?;
     let column = expr.downcast_ref::<Column>().map(Column::index);
     let column = column.filter(|&index| schema.field(index).data_type() == &scalar.data_type);
     Ok(Compiled { expr, data_type: scalar.data_type, column })

@@ -23,6 +23,7 @@ mod feed;
 pub mod handle;
 mod history;
 mod install;
+mod lift;
 mod mesh;
 mod output;
 mod peek;
