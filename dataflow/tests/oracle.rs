@@ -67,6 +67,16 @@ fn composed() {
     }
 }
 
+/// Windows are made from panes.
+#[test]
+fn windows_that_add_up() {
+    for seed in seeds(4) {
+        let mut random = Random::new(seed);
+        let plan = plans::adding_up(&mut random);
+        check_plan(seed, &plan, &mut random);
+    }
+}
+
 /// State that is bounded must not change an answer: values that have settled are folded, groups that are forgotten have left.
 #[test]
 fn bounded_state() {

@@ -71,6 +71,7 @@ impl Plan {
                 fields(copied(&schema).chain([Ok(Field::new(rank_name, DataType::Int64, true))]), "top-k")
             }
             Self::Union { inputs } => union(inputs, relations),
+            Self::Sequence { input, sequence } => sequence.columns(input.schema(relations)?.as_ref()),
         }
     }
 }
@@ -144,9 +145,14 @@ fn join(left: &Schema, right: &Schema, on: &[(Expr, Expr)], kind: JoinKind, resi
 
 fn hop(schema: &Schema, time: &Expr, [hop_ms, size_ms]: [u64; 2], names: [&String; 2]) -> Result<SchemaRef, Error> {
     let found = resolve(time, schema, "window")?.data_type;
-    if !matches!(found, DataType::Timestamp(..)) {
-        return Err(Error::wrong_type(format!("window ({time})"), format!("a timestamp is needed, not {found}")));
-    }
+    let bound = match found {
+        DataType::Timestamp(..) => time_type(),
+        DataType::Int64 => DataType::Int64,
+        _ => {
+            let why = format!("a timestamp or milliseconds (BIGINT) are needed, not {found}");
+            return Err(Error::wrong_type(format!("window ({time})"), why));
+        }
+    };
     if size_ms > WINDOW_MS_MAX {
         return Err(Error::wrong_type("window", format!("a size of {size_ms} ms is above the limit of {WINDOW_MS_MAX}")));
     }
@@ -156,7 +162,7 @@ fn hop(schema: &Schema, time: &Expr, [hop_ms, size_ms]: [u64; 2], names: [&Strin
         );
         return Err(Error::wrong_type("window", why));
     }
-    fields(copied(schema).chain(names.into_iter().map(|name| Ok(Field::new(name, time_type(), true)))), "window")
+    fields(copied(schema).chain(names.into_iter().map(|name| Ok(Field::new(name, bound.clone(), true)))), "window")
 }
 
 fn union(inputs: &[Plan], relations: &dyn SchemaOf) -> Result<SchemaRef, Error> {
@@ -175,7 +181,7 @@ fn union(inputs: &[Plan], relations: &dyn SchemaOf) -> Result<SchemaRef, Error> 
 }
 
 /// The type of an expression by which rows meet.
-fn key(expr: &Expr, schema: &Schema, place: &str) -> Result<DataType, Error> {
+pub(crate) fn key(expr: &Expr, schema: &Schema, place: &str) -> Result<DataType, Error> {
     let data_type = resolve(expr, schema, place)?.data_type;
     if data_type.is_floating() || data_type.is_nested() {
         return Err(Error::unsupported(
@@ -186,7 +192,7 @@ fn key(expr: &Expr, schema: &Schema, place: &str) -> Result<DataType, Error> {
     Ok(data_type)
 }
 
-fn boolean(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
+pub(crate) fn boolean(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
     match resolve(expr, schema, place)?.data_type {
         DataType::Boolean => Ok(()),
         other => Err(Error::wrong_type(format!("{place} ({expr})"), format!("a Boolean is needed, not {other}"))),
@@ -194,7 +200,7 @@ fn boolean(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
 }
 
 /// A moment is a timestamp, or milliseconds.
-fn moment(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
+pub(crate) fn moment(expr: &Expr, schema: &Schema, place: &str) -> Result<(), Error> {
     match resolve(expr, schema, place)?.data_type {
         DataType::Timestamp(..) | DataType::Int64 => Ok(()),
         other => {
@@ -212,7 +218,7 @@ fn copied(schema: &Schema) -> impl Iterator<Item = Result<Field, Error>> {
     schema.fields().iter().map(|field| Ok(Field::new(field.name(), normal_type(field.data_type()), true)))
 }
 
-fn fields(columns: impl Iterator<Item = Result<Field, Error>>, place: &str) -> Result<SchemaRef, Error> {
+pub(crate) fn fields(columns: impl Iterator<Item = Result<Field, Error>>, place: &str) -> Result<SchemaRef, Error> {
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let mut seen = BTreeSet::new();
     for column in &columns {
@@ -293,7 +299,7 @@ mod tests {
         refused(&samples().join(samples(), JoinKind::Left, [(col("host"), col("host"))]), &["left join", "\"host\"", "rename"]);
         refused(&samples().join(samples(), JoinKind::Full, [(col("host"), col("port"))]), &["full join", "cast one of them"]);
         refused(&samples().hop(col("time"), 300, 1_000), &["window", "multiple of the hop"]);
-        refused(&samples().hop(col("port"), 500, 1_000), &["window (port)", "timestamp"]);
+        refused(&samples().hop(col("host"), 500, 1_000), &["window (host)", "timestamp"]);
         refused(&samples().until(col("host")), &["visible (host)", "timestamp or milliseconds"]);
         refused(&samples().top_k([], [(col("port"), true)], 0, "rank"), &["top-k", "limit of 0"]);
         refused(&Plan::union([samples(), samples().select(["host"])]), &["union", "input 2"]);

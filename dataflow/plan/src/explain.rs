@@ -45,6 +45,11 @@ impl Plan {
                 format!("top {limit} by [{}] in order [{order}]", list(partition.iter().map(ToString::to_string)))
             }
             Self::Union { .. } => "union".to_owned(),
+            Self::Sequence { sequence, .. } => {
+                let stages = list(sequence.stages.iter().map(|stage| format!("{} as {}", stage.predicate, stage.time_name)));
+                let keys = list(sequence.keys.iter().map(as_name));
+                format!("sequence by [{keys}] of [{stages}] in order of {} within {} ms", sequence.time, sequence.max_span_ms)
+            }
         }
     }
 }

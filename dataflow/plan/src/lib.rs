@@ -10,8 +10,13 @@ mod error;
 mod explain;
 mod lower;
 mod plan;
+mod prune;
+mod ranking;
 mod scalar;
+mod script;
+mod sequence;
 mod sql;
+mod window;
 
 pub use datafusion_expr::{Expr, cast, col, lit, when};
 
@@ -19,4 +24,6 @@ pub use check::SchemaOf;
 pub use error::Error;
 pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
+pub use script::compile_script;
+pub use sequence::{Sequence, Stage};
 pub use sql::compile;

@@ -12,7 +12,8 @@ use datafusion_expr::logical_plan::{Aggregate, Distinct, Join, JoinConstraint, L
 use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, ident, lit};
 
-use crate::{AggregateCall, AggregateFunc, Error, JoinKind, Plan};
+use crate::window::Windowed;
+use crate::{AggregateCall, AggregateFunc, Error, JoinKind, Plan, ranking};
 
 /// Lowers a whole SELECT: the result's columns are named as the SELECT names them.
 pub(crate) fn lower(plan: &LogicalPlan) -> Result<Plan, Error> {
@@ -28,9 +29,9 @@ pub(crate) fn lower(plan: &LogicalPlan) -> Result<Plan, Error> {
 }
 
 /// A node's rows, and the name of each of its columns.
-struct Lowered {
-    plan: Plan,
-    names: Vec<String>,
+pub(crate) struct Lowered {
+    pub(crate) plan: Plan,
+    pub(crate) names: Vec<String>,
 }
 
 impl Lowered {
@@ -42,7 +43,7 @@ impl Lowered {
 }
 
 /// Lowers a node whose rows must also pass all of `passing`, which are over its columns.
-fn node(plan: &LogicalPlan, passing: Vec<Expr>) -> Result<Lowered, Error> {
+pub(crate) fn node(plan: &LogicalPlan, passing: Vec<Expr>) -> Result<Lowered, Error> {
     match plan {
         LogicalPlan::Filter(filter) => {
             let mut passing = passing;
@@ -50,8 +51,18 @@ fn node(plan: &LogicalPlan, passing: Vec<Expr>) -> Result<Lowered, Error> {
             node(&filter.input, passing)
         }
         LogicalPlan::Join(join) if join.join_type == JoinType::Inner => inner_join(join, passing),
+        LogicalPlan::TableScan(scan) if let Some(windowed) = Windowed::of(scan) => windowed.lower(plan.schema(), passing),
+        // A subquery's conditions are about the windows that it stands for.
+        LogicalPlan::SubqueryAlias(alias) if matches!(alias.input.as_ref(), LogicalPlan::TableScan(scan) if Windowed::of(scan).is_some()) =>
+        {
+            let inner = passing.iter().map(|expr| over(expr, &alias.schema, &qualified(alias.input.schema())));
+            node(&alias.input, inner.collect::<Result<Vec<_>, _>>()?)
+        }
         other => {
-            let lowered = unfiltered(other)?;
+            let lowered = match ranking::bound(other, &passing) {
+                Some(limit) => ranking::lower(other, limit)?,
+                None => unfiltered(other)?,
+            };
             match passing.into_iter().reduce(Expr::and) {
                 None => Ok(lowered),
                 Some(predicate) => {
@@ -97,10 +108,15 @@ fn unfiltered(plan: &LogicalPlan) -> Result<Lowered, Error> {
     }
 }
 
+/// The names of a node's columns.
+fn qualified(schema: &DFSchema) -> Vec<String> {
+    schema.fields().iter().map(|field| field.name().clone()).collect()
+}
+
 /// What a node is called by who wrote it.
 fn named(plan: &LogicalPlan) -> &'static str {
     match plan {
-        LogicalPlan::Window(_) => "a window function (OVER)",
+        LogicalPlan::Window(_) => "a window function (OVER) without a bound such as rank <= 10",
         LogicalPlan::EmptyRelation(_) => "a SELECT without FROM",
         LogicalPlan::Values(_) => "VALUES",
         LogicalPlan::Unnest(_) => "unnest",
@@ -230,7 +246,7 @@ fn joined(join: &Join, kind: JoinKind, (left, right): (Lowered, Lowered), condit
 
 impl Lowered {
     /// Exactly its own columns: what operators below have beside them is dropped.
-    fn renamed_to_itself(self) -> Self {
+    pub(crate) fn renamed_to_itself(self) -> Self {
         let names = self.names.clone();
         self.renamed(names)
     }
@@ -342,7 +358,7 @@ fn ranked(sort: &Sort, Ranks { skip, fetch }: Ranks) -> Result<Lowered, Error> {
 }
 
 /// The columns' names, made apart where two are the same.
-fn distinct_names(schema: &DFSchema) -> Vec<String> {
+pub(crate) fn distinct_names(schema: &DFSchema) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let fields = schema.fields().iter();
     fields
@@ -355,7 +371,7 @@ fn distinct_names(schema: &DFSchema) -> Vec<String> {
         .collect()
 }
 
-fn unaliased(expr: &Expr) -> &Expr {
+pub(crate) fn unaliased(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => unaliased(&alias.expr),
         other => other,
@@ -372,7 +388,7 @@ fn is_over(expr: &Expr, schema: &DFSchema) -> bool {
 }
 
 /// The expression over our names.
-fn over(expr: &Expr, schema: &DFSchema, names: &[String]) -> Result<Expr, Error> {
+pub(crate) fn over(expr: &Expr, schema: &DFSchema, names: &[String]) -> Result<Expr, Error> {
     let ours = expr.clone().transform_up(|node| {
         Ok(match node {
             Expr::Column(column) => Transformed::yes(ident(&names[schema.index_of_column(&column)?])),
@@ -455,6 +471,18 @@ mod tests {
             ("select case when n > 3 then 'big' else 'small' end as size, count(*) as c from t group by 1", "size,c"),
             ("select a, date_trunc('minute', at) as minute, upper(a) as u from t", "a,minute,u"),
             ("select a, n from bigger", "a,n"),
+            (
+                "select a, window_end, count(*) as c from tumble(t, at, interval '10 seconds') group by a, window_end",
+                "a,window_end,c",
+            ),
+            (
+                "select window_start, sum(h.n) as s from hop(t, n, interval '1 second', interval '5 seconds') as h where h.a = 'x' and window_end > 7 group by 1",
+                "window_start,s",
+            ),
+            (
+                "select a, rank from (select a, row_number() over (partition by a order by n desc, a) as rank from t) as q where rank <= 3 and a <> 'x'",
+                "a,rank",
+            ),
             ("select sum(s) as total from (select a, sum(n) as s from t group by a) as q", "total"),
         ] {
             assert_eq!(columns(sql), expected, "{sql}");
@@ -490,6 +518,15 @@ mod tests {
             ("select a from t; select a from t", "one SELECT"),
             ("select * from endless", "more than 6 times"),
             ("values (1)", "VALUES"),
+            ("select * from tumble(t, a, interval '1 second')", "timestamp or milliseconds"),
+            ("select * from tumble(t, at)", "TUMBLE(relation, time"),
+            ("select * from hop(t, at, interval '3 seconds', interval '10 seconds')", "multiple of the hop"),
+            ("select * from tumble(t, at, interval '1 month')", "without months"),
+            ("select * from tumble(t, at, 10)", "an interval is needed"),
+            ("select * from generate_series(1, 2)", "generate_series"),
+            ("select a, row_number() over (order by n) as r from t", "without a bound"),
+            ("select a from (select a, row_number() over (order by n) as r from t) as q where r > 3", "without a bound"),
+            ("select a from (select a, sum(n) over (order by n) as r from t) as q where r <= 3", "other than row_number"),
         ] {
             let error = compile(sql, &relations()).map(|plan| plan.explain()).unwrap_err().to_string();
             assert!(error.contains(words), "{sql}: {error}");

@@ -5,6 +5,8 @@
 
 use datafusion_expr::Expr;
 
+use crate::Sequence;
+
 /// A standing question.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
@@ -69,7 +71,7 @@ pub enum Plan {
     HopWindow {
         /// Rows in.
         input: Box<Self>,
-        /// A timestamp.
+        /// A timestamp, or milliseconds as BIGINT; the window's bounds are of its type.
         time: Expr,
         /// From one start to the next.
         hop_ms: u64,
@@ -97,6 +99,13 @@ pub enum Plan {
     Union {
         /// At least one.
         inputs: Vec<Self>,
+    },
+    /// Chains of rows that follow each other, per key.
+    Sequence {
+        /// Rows in.
+        input: Box<Self>,
+        /// What follows what.
+        sequence: Sequence,
     },
 }
 
@@ -276,9 +285,26 @@ impl Plan {
             | Self::Aggregate { input, .. }
             | Self::Temporal { input, .. }
             | Self::HopWindow { input, .. }
-            | Self::TopK { input, .. } => vec![input],
+            | Self::TopK { input, .. }
+            | Self::Sequence { input, .. } => vec![input],
             Self::Join { left, right, .. } => vec![left, right],
             Self::Union { inputs } => inputs.iter().collect(),
+        }
+    }
+
+    /// The plans this one reads, to be changed.
+    pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Self> {
+        match self {
+            Self::Source { .. } => vec![],
+            Self::Filter { input, .. }
+            | Self::Project { input, .. }
+            | Self::Aggregate { input, .. }
+            | Self::Temporal { input, .. }
+            | Self::HopWindow { input, .. }
+            | Self::TopK { input, .. }
+            | Self::Sequence { input, .. } => vec![input],
+            Self::Join { left, right, .. } => vec![left, right],
+            Self::Union { inputs } => inputs.iter_mut().collect(),
         }
     }
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::{DataFusionError, Result, TableReference, plan_err};
+use datafusion_common::{DataFusionError, Result, TableReference, not_impl_err, plan_err};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner};
-use datafusion_expr::{AggregateUDF, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF};
 use datafusion_sql::parser::{DFParser, Statement};
 use datafusion_sql::planner::{ParserOptions, SqlToRel};
 use datafusion_sql::sqlparser::ast::Statement as Ast;
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 
 use crate::lower::lower;
+use crate::window::{Windowed, is_window, relation_of};
 use crate::{Error, Plan, SchemaOf};
 
 /// Makes the plan that keeps the answer of a SELECT. What has no exact meaning while rows come and go is refused by name.
@@ -29,7 +30,7 @@ pub fn compile(sql: &str, relations: &dyn SchemaOf) -> std::result::Result<Plan,
 }
 
 /// What SQL may name.
-struct Context<'a> {
+pub(crate) struct Context<'a> {
     relations: &'a dyn SchemaOf,
     scalars: HashMap<String, Arc<ScalarUDF>>,
     aggregates: HashMap<String, Arc<AggregateUDF>>,
@@ -42,7 +43,7 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(relations: &'a dyn SchemaOf) -> Self {
+    pub(crate) fn new(relations: &'a dyn SchemaOf) -> Self {
         let mut scalars = HashMap::new();
         for function in datafusion_functions::all_default_functions() {
             for name in function.aliases().iter().cloned().chain([function.name().to_owned()]) {
@@ -66,7 +67,7 @@ impl<'a> Context<'a> {
         Self { relations, scalars, aggregates, planners, options, missing: RefCell::default(), expanded: Cell::new(0) }
     }
 
-    fn plan(&self, sql: &str) -> Result<LogicalPlan> {
+    pub(crate) fn plan(&self, sql: &str) -> Result<LogicalPlan> {
         let mut statements = DFParser::parse_sql_with_dialect(sql, &PostgreSqlDialect {})?;
         let statement = match (statements.pop_front(), statements.len()) {
             (Some(Statement::Statement(statement)), 0) => *statement,
@@ -77,7 +78,7 @@ impl<'a> Context<'a> {
         SqlToRel::new_with_options(self, options).sql_statement_to_plan(Ast::Query(query))
     }
 
-    fn told(&self, source: DataFusionError) -> Error {
+    pub(crate) fn told(&self, source: DataFusionError) -> Error {
         match self.missing.take() {
             Some(name) => Error::NoRelation(name),
             None => match source.find_root() {
@@ -126,8 +127,18 @@ impl ContextProvider for Context<'_> {
         self.aggregates.get(name).cloned()
     }
 
-    fn get_window_meta(&self, _name: &str) -> Option<Arc<WindowUDF>> {
-        None
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        (name == "row_number").then(datafusion_functions_window::row_number::row_number_udwf)
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
+        let function = name.to_ascii_lowercase();
+        if !is_window(&function) {
+            return not_impl_err!("{name}() in FROM");
+        }
+        let (relation, rest) = relation_of(&args)?;
+        let input = LogicalPlanBuilder::scan(relation, self.get_table_source(TableReference::bare(relation))?, None)?.build()?;
+        Ok(Arc::new(Windowed::new(&function, input, rest)?))
     }
 
     fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {

@@ -197,11 +197,11 @@ pub(super) fn argument(call: &AggregateCall) -> Vec<Expr> {
     }
 }
 
-fn as_ints(data_type: &DataType) -> bool {
+pub(super) fn as_ints(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Int64 | DataType::Float64 | DataType::Timestamp(TimeUnit::Nanosecond, _))
 }
 
-fn ints(column: &ArrayRef) -> Int64Array {
+pub(super) fn ints(column: &ArrayRef) -> Int64Array {
     match column.data_type() {
         DataType::Int64 => column.as_primitive::<Int64Type>().clone(),
         DataType::Float64 => column.as_primitive::<Float64Type>().unary(ordered),

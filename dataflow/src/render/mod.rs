@@ -11,10 +11,14 @@ mod accumulator;
 mod aggregate;
 mod calendar;
 mod exchange;
+mod fold;
+mod gathered;
+mod interner;
 mod join;
 mod keyed;
 mod multiset;
 mod rows;
+mod sequence;
 mod stateless;
 mod ticks;
 mod top_k;
@@ -76,6 +80,8 @@ pub struct Context {
     pub view: &'static str,
     /// Operators with a state so far: the same plan numbers them alike on every worker.
     pub states: Rc<Cell<u32>>,
+    /// No source ever withdraws a row.
+    pub only_grows: bool,
 }
 
 impl Context {
@@ -94,6 +100,12 @@ pub fn render<'s>(plan: &Plan, sources: &Sources<'s>, context: &Context) -> Resu
 
 fn build<'s>(plan: &Plan, sources: &Sources<'s>, context: &Context) -> Result<Relation<'s>, weir_plan::Error> {
     let schema = plan.schema(sources)?;
+    if let Some((question, rows)) = fold::Question::of(plan, context.only_grows && only_grows(plan)) {
+        let input = build(rows, sources, context)?;
+        if let Some(deltas) = fold::fold(&input, &question, &schema, context)? {
+            return Ok(Relation { schema, deltas });
+        }
+    }
     let inputs = plan.inputs().into_iter().map(|input| build(input, sources, context)).collect::<Result<Vec<_>, _>>()?;
     let deltas = match (plan, inputs.as_slice()) {
         (Plan::Source { relation }, _) => match sources.0.get(relation) {
@@ -124,7 +136,17 @@ fn build<'s>(plan: &Plan, sources: &Sources<'s>, context: &Context) -> Result<Re
         (Plan::TopK { partition, order, limit, .. }, [input]) => {
             top_k::top_k(input, &top_k::Question { partition, order, limit: *limit }, &schema, context)?
         }
+        (Plan::Sequence { sequence, .. }, [input]) => sequence::sequence(input, sequence, &schema, context)?,
         _ => unreachable!("each operator has as many inputs as its plan"),
     };
     Ok(Relation { schema, deltas })
+}
+
+/// Whether what an aggregate reads never withdraws a row, when its sources do not.
+fn only_grows(plan: &Plan) -> bool {
+    plan.inputs().into_iter().all(|input| match input {
+        Plan::Source { .. } => true,
+        Plan::Filter { .. } | Plan::Project { .. } | Plan::HopWindow { .. } | Plan::Union { .. } => only_grows(input),
+        _ => false,
+    })
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, TimestampNanosecondArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, TimestampNanosecondArray, UInt32Array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampNanosecondType};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampNanosecondType};
 use arrow::record_batch::RecordBatch;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -94,30 +94,35 @@ pub(super) fn windows<'s>(
     let schema = Arc::clone(schema);
     Ok(per_batch(&input.deltas, "Windows", move |batch| {
         let (batch, columns) = exprs.evaluate(batch);
-        let nanos =
-            cast(&columns[0], &DataType::Timestamp(TimeUnit::Nanosecond, None)).expect("a timestamp casts to its finest unit");
+        let (times, unit) = times(&columns[0]);
         let mut rows = vec![];
         let mut starts = vec![];
-        for (row, nanos) in nanos.as_primitive::<TimestampNanosecondType>().iter().enumerate() {
-            let Some(nanos) = nanos else { continue };
-            for start in window.starts(nanos) {
+        for (row, time) in times.iter().enumerate() {
+            let Some(time) = time else { continue };
+            for start in window.starts(time, unit) {
                 rows.push(u32::try_from(row).expect("a batch has fewer than 2^32 rows"));
                 starts.push(start);
             }
         }
-        fan_out(&batch, rows, starts, window, &schema)
+        fan_out(&batch, rows, starts, (window, unit), &schema)
     }))
 }
 
-fn fan_out(batch: &DeltaBatch, rows: Vec<u32>, starts: Vec<i64>, window: Window, schema: &SchemaRef) -> DeltaBatch {
+fn fan_out(
+    batch: &DeltaBatch,
+    rows: Vec<u32>,
+    starts: Vec<i64>,
+    (window, unit): (Window, i64),
+    schema: &SchemaRef,
+) -> DeltaBatch {
     let diffs = rows.iter().map(|&row| batch.diffs[row as usize]).collect();
     let count = rows.len();
     let at = UInt32Array::from(rows);
     let mut columns: Vec<_> =
         batch.rows.columns().iter().map(|column| take(column, &at, None).expect("places are inside the batch")).collect();
-    let ends = starts.iter().map(|start| start + window.size_nanos()).collect::<Vec<_>>();
+    let ends = starts.iter().map(|start| start + window.size(unit)).collect::<Vec<_>>();
     for bounds in [starts, ends] {
-        columns.push(Arc::new(TimestampNanosecondArray::from(bounds).with_timezone("UTC")));
+        columns.push(bounds_column(bounds, unit));
     }
     let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options(count));
     DeltaBatch::new(batch.tick, rows.expect("the plan was checked: the input's columns, start, end"), diffs)
@@ -125,18 +130,48 @@ fn fan_out(batch: &DeltaBatch, rows: Vec<u32>, starts: Vec<i64>, window: Window,
 
 impl Window {
     /// Starts of all windows that hold this time, earliest first.
-    fn starts(self, nanos: i64) -> impl Iterator<Item = i64> {
-        let hop = i64::try_from(self.hop_ms * 1_000_000).expect("the plan was checked: a window is at most ten years");
+    fn starts(self, time: i64, unit: i64) -> impl Iterator<Item = i64> {
+        let hop = self.hop(unit);
         let count = i64::try_from(self.size_ms / self.hop_ms).expect("the plan was checked: few windows per row");
         // Times within ten years of the type's ends are in no window.
-        let last = nanos.div_euclid(hop).checked_mul(hop).filter(|last| last.checked_add(self.size_nanos()).is_some());
+        let last = time.div_euclid(hop).checked_mul(hop).filter(|last| last.checked_add(self.size(unit)).is_some());
         (0..count).rev().filter_map(move |back| last?.checked_sub(back * hop))
     }
 
-    fn size_nanos(self) -> i64 {
-        i64::try_from(self.size_ms * 1_000_000).expect("the plan was checked: a window is at most ten years")
+    /// From start to end, in a time's own units.
+    pub(super) fn size(self, unit: i64) -> i64 {
+        i64::try_from(self.size_ms).expect("the plan was checked: a window is at most ten years") * unit
+    }
+
+    /// From one start to the next, in a time's own units.
+    pub(super) fn hop(self, unit: i64) -> i64 {
+        i64::try_from(self.hop_ms).expect("the plan was checked: a window is at most ten years") * unit
     }
 }
+
+/// Times as integers, and how many of their units a millisecond has.
+pub(super) fn times(column: &ArrayRef) -> (Int64Array, i64) {
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            (column.as_primitive::<TimestampNanosecondType>().reinterpret_cast(), NANOS_PER_MS)
+        }
+        DataType::Timestamp(..) => {
+            let finest = DataType::Timestamp(TimeUnit::Nanosecond, None);
+            times(&cast(column, &finest).expect("a timestamp casts to its finest unit"))
+        }
+        _ => (column.as_primitive::<Int64Type>().clone(), 1),
+    }
+}
+
+/// Times as the column that the plan says: with the units of timestamps, timestamps; else milliseconds.
+pub(super) fn bounds_column(times: Vec<i64>, unit: i64) -> ArrayRef {
+    match unit {
+        1 => Arc::new(Int64Array::from(times)),
+        _ => Arc::new(TimestampNanosecondArray::from(times).with_timezone("UTC")),
+    }
+}
+
+const NANOS_PER_MS: i64 = 1_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +180,7 @@ mod tests {
     #[test]
     fn a_time_is_in_size_over_hop_windows() {
         let hop = Window { hop_ms: 10, size_ms: 30 };
-        let ms = |nanos: i64| hop.starts(nanos * 1_000_000).map(|start| start / 1_000_000).collect::<Vec<_>>();
+        let ms = |nanos: i64| hop.starts(nanos * 1_000_000, NANOS_PER_MS).map(|start| start / 1_000_000).collect::<Vec<_>>();
         assert_eq!(ms(30), [10, 20, 30]);
         assert_eq!(ms(29), [0, 10, 20]);
         assert_eq!(ms(-1), [-30, -20, -10]);

@@ -89,6 +89,23 @@ pub fn forgetting(random: &mut Random) -> Plan {
     input.plan.hop(time, 250, 500).aggregate_bounded(keys, calls, bounds).until(later(col("until")))
 }
 
+/// Windows of what adds up: rows come and go, and each changes the windows of its pane only.
+pub fn adding_up(random: &mut Random) -> Plan {
+    let mut maker = Maker { random, names: 0 };
+    let input = maker.source();
+    let time = maker.column(&input, Kind::Time).unwrap();
+    let int = maker.column(&input, Kind::Int).unwrap();
+    let keys = [(maker.column(&input, Kind::Text).unwrap(), "key"), (col("window_start"), "from"), (col("window_end"), "until")];
+    let calls = [
+        AggregateCall::count("n"),
+        AggregateCall::sum(int.clone(), "sum"),
+        AggregateCall::avg(int.clone(), "avg"),
+        AggregateCall::sum(int.clone(), "positive").filter(int.gt(lit(0_i64))),
+    ];
+    let size = *maker.random.pick(&[250, 500, 1_000]);
+    input.plan.hop(time, 250, size).aggregate(keys, calls)
+}
+
 fn later(time: Expr) -> Expr {
     cast(cast(time, DataType::Int64) + lit(SETTLE_MS * 1_000_000), weir_plan::time_type())
 }

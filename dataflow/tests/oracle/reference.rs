@@ -105,6 +105,7 @@ async fn frame(plan: &Plan, session: &SessionContext, tick: u64) -> DataFrame {
             let first = input();
             inputs.fold(first, |all, next| all.union(next).unwrap())
         }
+        Plan::Sequence { .. } => unreachable!("sequences have a brute-force matcher beside them"),
     }
 }
 
