@@ -19,6 +19,7 @@ pub mod connections;
 mod definition;
 pub mod delta;
 pub mod expr;
+pub mod external;
 mod feed;
 pub mod handle;
 mod history;

@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 mod agent;
 mod agents;
 mod archive;
+mod bench;
 mod ca;
 mod cluster;
 mod demo;
@@ -54,6 +55,8 @@ enum Command {
     Archive(archive::Arguments),
     /// Check Falco rule files, and run them over a recording
     Rules(rules::Arguments),
+    /// Keep the view of a SQL file up to date over CSV or Parquet files, and say what that took
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
         Command::Rules(arguments) => rules::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

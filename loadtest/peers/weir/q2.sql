@@ -1,0 +1,12 @@
+-- The ten applications with the most bytes in each minute that ends on five seconds; of equal ones the first by name.
+SELECT window_end, rank, app, bytes
+FROM (
+  SELECT window_end, app, bytes, row_number() OVER (PARTITION BY window_end ORDER BY bytes DESC, app) AS rank
+  FROM (
+    SELECT window_end, app, sum(bytes) AS bytes
+    FROM HOP(fleet, event_time_ms, INTERVAL '5 seconds', INTERVAL '60 seconds')
+    WHERE kind = 'connect_close'
+    GROUP BY window_end, app
+  ) AS sums
+) AS ranked
+WHERE rank <= 10;
