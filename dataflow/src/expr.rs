@@ -21,7 +21,7 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use weir_plan::resolve;
 
 use crate::checkpoint::{Share, State, encode};
-use crate::delta::DeltaBatch;
+use crate::delta::{DeltaBatch, compact};
 use crate::lift::lift;
 
 /// What operators count. One per view; read from other threads.
@@ -151,7 +151,7 @@ impl Exprs {
             return verdict(&columns);
         }
         let mut passes = self.good_rows(batch);
-        let good = batch.filter(&BooleanArray::from(passes.clone()));
+        let good = batch.filter(&BooleanArray::from(passes.clone())).compact();
         let columns = self.columns(&good.rows).expect("scalar expressions that hold for each row hold for all");
         let mut verdicts = verdict(&columns).into_iter();
         passes.iter_mut().filter(|good| **good).for_each(|good| *good = verdicts.next() == Some(true));
@@ -159,17 +159,18 @@ impl Exprs {
     }
 
     fn evaluate_good(&self, batch: &DeltaBatch) -> (DeltaBatch, Vec<ArrayRef>) {
-        let good = batch.filter(&BooleanArray::from(self.good_rows(batch)));
+        let good = batch.filter(&BooleanArray::from(self.good_rows(batch))).compact();
         let columns = self.columns(&good.rows).expect("scalar expressions that hold for each row hold for all");
         (good, columns)
     }
 
-    /// The bisection: halves of the batch, down to the single rows that fail. Counts those.
+    /// The bisection: halves of the batch, down to the single rows that fail. Counts those. Dictionaries are compacted first: a cast goes over
+    /// all of their values, and one that no row at hand uses must not fail them.
     fn good_rows(&self, batch: &DeltaBatch) -> Vec<bool> {
         let mut good = vec![false; batch.len()];
         let mut parts = vec![(0, batch.len())];
         while let Some((start, len)) = parts.pop() {
-            match self.columns(&batch.rows.slice(start, len)) {
+            match self.columns(&compact(&batch.rows.slice(start, len))) {
                 Ok(_) => good[start..start + len].fill(true),
                 Err(error) if len == 1 => self.counters.add_bad(batch.diffs[start], &error),
                 Err(_) => parts.extend([(start, len / 2), (start + len / 2, len - len / 2)]),
