@@ -231,7 +231,10 @@ mod tests {
 
     use super::*;
 
-    fn fields(text: &str, width: usize, last: bool) -> Result<(Vec<Vec<Option<String>>>, usize), Broken> {
+    /// Rows of cells.
+    type Cells = Vec<Vec<Option<String>>>;
+
+    fn fields(text: &str, width: usize, last: bool) -> Result<(Cells, usize), Broken> {
         let mut records = Records::default();
         let (rest, _) = records.take(text.as_bytes().to_vec(), width, last)?;
         let taken = text.len() - rest.len();

@@ -80,10 +80,7 @@ pub(super) fn fold<'s>(
     schema: &SchemaRef,
     context: &Context,
 ) -> Result<Option<Deltas<'s>>, weir_plan::Error> {
-    let (sender, groups) = match parts(input, question, schema, context)? {
-        Some(parts) => parts,
-        None => return Ok(None),
-    };
+    let Some((sender, groups)) = parts(input, question, schema, context)? else { return Ok(None) };
     let groups = context.keeper.keep(context.state_name("fold"), groups);
     Ok(Some(gathered(&input.deltas, "Fold", sender, move |tick, parcels| groups.borrow_mut().close(tick, parcels))))
 }

@@ -59,7 +59,7 @@ impl Shape {
                 }
             }
         }
-        Ok(flush(client).await?)
+        flush(client).await
     }
 
     /// Sends rows; they are on their way once they are flushed.
