@@ -24,6 +24,7 @@ mod log;
 mod node;
 mod rules;
 mod section;
+mod shipped;
 mod tls;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use node::{
     Views,
 };
 pub use rules::{RuleMatching, RulesConfig};
+pub use shipped::RULE_FILES;
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -137,6 +137,7 @@ impl Started {
 async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
     progress("certificates");
     let setup = Setup::write(config, data.path())?;
+    setup.add_rules()?;
     for taken in &setup.taken {
         progress(taken);
     }

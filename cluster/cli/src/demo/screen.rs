@@ -48,6 +48,7 @@ struct View {
     regions: Table,
     talkers: Table,
     utilization: Table,
+    alerts: Table,
     agents: Table,
     losses: Table,
     tick: Table,
@@ -59,6 +60,7 @@ async fn read(client: &tokio_postgres::Client) -> anyhow::Result<View> {
         regions: one(REGIONS).await?,
         talkers: one(TALKERS).await?,
         utilization: one(UTILIZATION).await?,
+        alerts: one(ALERTS).await?,
         agents: one(AGENTS).await?,
         losses: one(LOSSES).await?,
         tick: one("SHOW weir.tick").await?,
@@ -115,6 +117,7 @@ impl View {
             ("connections between regions (region_connections, busiest first)", &self.regions),
             ("top talkers of the last minute (top_talkers)", &self.talkers),
             ("utilisation of the last 10 s (utilization, by CPU)", &self.utilization),
+            ("what the rules found (alerts, newest first)", &self.alerts),
         ] {
             let _ = writeln!(text, "{title}\n{}", table.aligned());
         }
@@ -134,7 +137,7 @@ impl View {
         let line = serde_json::json!({
             "tick": totals.tick, "lag_ms": totals.lag_ms, "agents": totals.agents, "events": totals.events,
             "events_per_s": rate, "lost": totals.lost, "regions": rows(&self.regions), "top_talkers": rows(&self.talkers),
-            "utilization": rows(&self.utilization),
+            "utilization": rows(&self.utilization), "alerts": rows(&self.alerts),
         });
         format!("{line}\n")
     }
@@ -145,6 +148,8 @@ const REGIONS: &str = "select src_region, dst_region, open, total, failed, bytes
 const TALKERS: &str = "select rank, app, host, region, bytes from top_talkers order by rank limit 6";
 const UTILIZATION: &str = "select app, region, cpu_ms_per_s, cpu_p95, mem_bytes, net_bytes_per_s, containers from utilization \
      order by cpu_ms_per_s desc, app, region limit 6";
+const ALERTS: &str = "select severity, rule, host, revision as hits from alerts where state <> 'withdrawn' \
+     order by last_seen desc, rule, host limit 4";
 const AGENTS: &str = "select count(*), coalesce(sum(events), 0) from agents";
 const LOSSES: &str = "select coalesce(sum(lost), 0) from losses";
 const EVERY: Duration = Duration::from_secs(1);
