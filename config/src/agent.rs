@@ -20,7 +20,8 @@ pub struct AgentConfig {
     pub cloud: Option<String>,
     /// Availability zone. Default: unknown.
     pub zone: Option<String>,
-    /// The nodes, tried in turn until one answers. Required, at most 64: a list, not a fleet's inventory.
+    /// The nodes, tried in turn until one answers. Required, at most 64: a list, not a fleet's inventory. Empty
+    /// only behind [`AgentConfig::load_for_recording`].
     pub nodes: Vec<HostPort>,
     /// What carries events to a node. Default `auto`: QUIC, or TLS over TCP at the same port number while no node answers on UDP.
     pub transport: TransportChoice,
@@ -209,6 +210,27 @@ impl AgentConfig {
         crate::read(path).and_then(|text| Self::parse(path, &text, crate::environment()))
     }
 
+    /// The same for an agent that records what it collects: without `nodes` it reports to nobody, and needs no `tls`. Without a file
+    /// everything has its default, the environment's overrides apart.
+    pub fn load_for_recording(path: Option<&Path>) -> Result<Self, Error> {
+        let (path, text) = match path {
+            Some(path) => (path, crate::read(path)?),
+            None => (Path::new("(defaults)"), String::new()),
+        };
+        Self::parse_for_recording(path, &text, crate::environment())
+    }
+
+    /// Checks `text` as [`AgentConfig::load_for_recording`] does. Touches neither disk nor environment.
+    pub fn parse_for_recording(
+        path: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let (document, mut raw) = Document::read::<RawAgent>(path, text, environment)?;
+        raw.alone = raw.nodes.is_none();
+        raw.check(&document)
+    }
+
     /// Checks `text` as if it stood in the file `path`. Touches neither disk nor environment.
     pub fn parse(path: &Path, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
         let (document, raw) = Document::read::<RawAgent>(path, text, environment)?;
@@ -236,6 +258,9 @@ struct RawAgent {
     memory_bytes_max: Option<i64>,
     sample_interval_ms: Option<i64>,
     apps: Vec<RawAppRule>,
+    /// Set by the door for recordings, never by people: there are no nodes.
+    #[serde(skip)]
+    alone: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -275,8 +300,11 @@ struct RawCallFilter {
 impl RawAgent {
     fn check(self, document: &Document) -> Result<AgentConfig, Error> {
         let name = |key: &str, raw: Option<String>| raw.map(|raw| document.name(key, raw)).transpose();
-        let nodes = document.required("nodes", self.nodes, "[\"weir-1.example.org:7443\"]")?;
-        if nodes.is_empty() || nodes.len() > NODES_MAX {
+        let nodes = match self.alone {
+            true => Vec::new(),
+            false => document.required("nodes", self.nodes, "[\"weir-1.example.org:7443\"]")?,
+        };
+        if (nodes.is_empty() && !self.alone) || nodes.len() > NODES_MAX {
             return Err(document.wrong("nodes", format!("{} nodes", nodes.len()), format!("name 1 to {NODES_MAX} nodes")));
         }
         let cure = "write host:port, such as \"weir-1.example.org:7443\" or \"[fd00::7]:7443\"";
@@ -301,6 +329,8 @@ impl RawAgent {
             server_name: name("server_name", self.server_name)?.unwrap_or_else(|| "weir-node".to_owned()),
             tls: match &enrol {
                 Some(_) => self.tls.made_in(&data_dir.join("identity"), document)?,
+                // Never read: an agent without nodes opens no session.
+                None if self.alone => self.tls.made_in(&data_dir.join("identity"), document)?,
                 None => self.tls.client(document)?,
             },
             enrol,

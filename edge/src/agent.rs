@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::loss::{Losses, Reason};
 use crate::probe::RawEvent;
 use crate::probe::system::{addresses, boot_clock_ns, random_u64, wall_clock_ns};
+use crate::record::{RecordTo, Recorded, Recorder};
 use crate::sample::{self, Sampler};
 use crate::ship::Shipper;
 use crate::spool::{Gap, Spool, Verdict};
@@ -46,17 +47,33 @@ pub struct Summary {
     pub spooled_events: u64,
     /// Frames that no node had acknowledged at the end and that are not in the spool: lost.
     pub unacked_frames: u64,
+    /// The recording, if one was asked for.
+    pub recorded: Option<Recorded>,
 }
 
 /// Runs the agent until `shutdown` is ready. Needs a tokio runtime; one thread is enough.
 pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<Summary, Error> {
+    run_recording(config, None, shutdown).await
+}
+
+/// The same, and records what is collected; alone, when the config names no nodes.
+pub async fn run_recording(
+    config: AgentConfig,
+    record: Option<RecordTo>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error> {
     let mut shutdown = std::pin::pin!(shutdown);
-    let client = ClientConfig::from(&config);
-    tokio::select! {
-        () = &mut shutdown => return Ok(Summary::default()),
-        enrolled = ensure_certificate(&client) => enrolled?,
+    if config.nodes.is_empty() && record.is_none() {
+        return Err(Error::Idle);
     }
-    let mut agent = Agent::start(config)?;
+    if !config.nodes.is_empty() {
+        let client = ClientConfig::from(&config);
+        tokio::select! {
+            () = &mut shutdown => return Ok(Summary::default()),
+            enrolled = ensure_certificate(&client) => enrolled?,
+        }
+    }
+    let mut agent = Agent::start(config, record.as_ref())?;
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {
@@ -66,8 +83,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
             () = agent.collecting.wait() => {}
             _ = samples.tick() => agent.sample(),
             _ = seconds.tick() => agent.each_second(),
-            () = at(agent.batcher.next_due().into_iter().chain(agent.shipper.next_due()).min()) => {}
-            () = agent.shipper.heard() => {}
+            () = at(next_due(&agent.batcher, agent.shipper.as_ref())) => {}
+            () = heard(agent.shipper.as_ref()) => {}
         }
         match agent.pass() {
             Ok(Work::Done) => {}
@@ -86,7 +103,9 @@ struct Agent {
     enricher: Enricher,
     sampler: Sampler,
     batcher: Batcher,
-    shipper: Shipper,
+    /// None: what is collected is only recorded.
+    shipper: Option<Shipper>,
+    recorder: Option<Recorder>,
     losses: Losses,
     addresses: BTreeSet<IpAddr>,
     detail: serde_json::Map<String, serde_json::Value>,
@@ -103,12 +122,17 @@ enum Work {
 }
 
 impl Agent {
-    fn start(config: AgentConfig) -> Result<Self, Error> {
+    fn start(config: AgentConfig, record: Option<&RecordTo>) -> Result<Self, Error> {
         let epoch = Epoch(random_u64().map_err(|source| Error::System { what: "draw a random number", source })?);
-        let client = Client::start(ClientConfig::from(&config), epoch)?;
         let mut losses = Losses::default();
-        let (spool, why_not) = open_spool(&config, &mut losses);
-        let shipper = Shipper::new(client, config.memory_bytes_max, spool, config.spool.clone());
+        let (shipper, why_not) = match config.nodes.is_empty() {
+            true => (None, None),
+            false => {
+                let client = Client::start(ClientConfig::from(&config), epoch)?;
+                let (spool, why_not) = open_spool(&config, &mut losses);
+                (Some(Shipper::new(client, config.memory_bytes_max, spool, config.spool.clone())), why_not)
+            }
+        };
         let proc = Proc::new(&config.collector.proc_root);
         let mounts = Mounts::read().below(&config.collector.cgroup_root);
         let mut collecting = Collecting::start(&config.collector, proc.clone(), mounts.clone());
@@ -126,6 +150,7 @@ impl Agent {
             boot_id: boot_id(),
             simulated: false,
         });
+        let recorder = record.map(|to| Recorder::start(to, host.clone())).transpose()?;
         let mut events = Vec::new();
         enricher.load(now_ns, &mut events);
         let host_place = enricher.places().of_text("", None, now_ns).container;
@@ -134,6 +159,7 @@ impl Agent {
             sampler: Sampler::new(mounts, &config.collector.proc_root),
             batcher: Batcher::new(host, epoch, config.batch.clone()),
             shipper,
+            recorder,
             enricher,
             losses,
             addresses: addresses(),
@@ -158,17 +184,25 @@ impl Agent {
     fn pass(&mut self) -> Result<Work, Error> {
         let read = self.collecting.collect(boot_clock_ns(), &mut self.raw, &mut self.losses);
         let now = Instant::now();
-        let more = self.shipper.refresh(now, &mut self.losses)?;
-        self.batcher.set_away(self.shipper.is_away(now));
+        let more = match &mut self.shipper {
+            Some(shipper) => {
+                let more = shipper.refresh(now, &mut self.losses)?;
+                self.batcher.set_away(shipper.is_away(now));
+                more
+            }
+            None => false,
+        };
         for raw in self.raw.drain(..) {
             self.enricher.enrich(&raw, &mut self.events);
         }
         self.batch_events(now)?;
-        for frame in self.batcher.due(now)? {
-            self.shipper.ship(frame, now)?;
-        }
-        if let Some((verdict, gaps)) = self.shipper.overflow() {
-            self.drop_spooled(verdict, gaps, now)?;
+        if let Some(shipper) = &mut self.shipper {
+            for frame in self.batcher.due(now)? {
+                shipper.ship(frame, now)?;
+            }
+            if let Some((verdict, gaps)) = shipper.overflow() {
+                self.drop_spooled(verdict, gaps, now)?;
+            }
         }
         Ok(if more || read >= RECORDS_PER_PASS_MAX { Work::More } else { Work::Done })
     }
@@ -189,19 +223,26 @@ impl Agent {
             told.extend(self.batcher.push(&event, now)?);
         }
         told.extend(self.batcher.finish_lane(Lane::Security)?);
-        self.shipper.drop_told(told, verdict, now)
+        self.shipper.as_mut().map_or(Ok(()), |shipper| shipper.drop_told(told, verdict, now))
     }
 
     fn batch_events(&mut self, now: Instant) -> Result<(), Error> {
         for event in self.events.drain(..) {
+            if let Some(recorder) = &self.recorder {
+                recorder.take(&event);
+            }
+            let Some(shipper) = &mut self.shipper else {
+                self.told += 1;
+                continue;
+            };
             let lane = event.kind.lane();
-            if !self.shipper.admits(lane) {
+            if !shipper.admits(lane) {
                 self.losses.add(lane.as_str(), Reason::MemoryFull, 1);
                 continue;
             }
             self.told += 1;
             for frame in self.batcher.push(&event, now)? {
-                self.shipper.ship(frame, now)?;
+                shipper.ship(frame, now)?;
             }
         }
         Ok(())
@@ -251,7 +292,8 @@ impl Agent {
 
     /// What carries the session is known only once there is one, and may change; `agents` shows the latest word.
     fn tell_transport(&mut self) {
-        let Some(transport) = self.shipper.stats().transport.map(weir_transport::Transport::as_str) else { return };
+        let transport = self.shipper.as_ref().and_then(|shipper| shipper.stats().transport);
+        let Some(transport) = transport.map(weir_transport::Transport::as_str) else { return };
         if self.detail.get("transport").is_none_or(|told| told != transport) {
             tracing::info!(transport, "session");
             self.detail.insert("transport".into(), transport.into());
@@ -264,7 +306,8 @@ impl Agent {
         if let Some(dropped) = self.collecting.dropped() {
             self.losses.kernel(dropped);
         }
-        if self.losses.is_pending() && self.shipper.admits(Lane::Security) {
+        let admits = self.shipper.as_ref().is_none_or(|shipper| shipper.admits(Lane::Security));
+        if self.losses.is_pending() && admits {
             self.events.extend(self.losses.take(self.enricher.wall_ns(now_ns)));
         }
     }
@@ -298,17 +341,20 @@ impl Agent {
         // The very last event of the security lane: what comes before it is whole.
         self.push_host(Kind::HostStop, Fields::default());
         self.batch_events(Instant::now())?;
-        for frame in self.batcher.finish()? {
-            self.shipper.ship(frame, Instant::now())?;
+        let recorded = self.recorder.take().map(Recorder::finish);
+        let mut summary = Summary { events: self.told, lost_events: self.losses.total(), recorded, ..Summary::default() };
+        if let Some(mut shipper) = self.shipper.take() {
+            for frame in self.batcher.finish()? {
+                shipper.ship(frame, Instant::now())?;
+            }
+            let (stats, spooled_events) = shipper.finish(FLUSH_TIME_MAX).await?;
+            summary.acked_events = stats.acked_events;
+            summary.spooled_events = spooled_events;
+            summary.unacked_frames = stats.unacked_frames;
         }
-        let (stats, spooled_events) = self.shipper.finish(FLUSH_TIME_MAX).await?;
-        let summary = Summary {
-            events: self.told,
-            acked_events: stats.acked_events,
-            lost_events: self.losses.total(),
-            spooled_events,
-            unacked_frames: stats.unacked_frames,
-        };
+        if let Some(Recorded { events, dropped, rotated }) = recorded {
+            tracing::info!(events, dropped, rotated_away = rotated, "recording ended");
+        }
         tracing::info!(
             events = summary.events,
             acked = summary.acked_events,
@@ -318,6 +364,19 @@ impl Agent {
             "agent stopped"
         );
         Ok(summary)
+    }
+}
+
+/// When there is something to ship though nothing happens.
+fn next_due(batcher: &Batcher, shipper: Option<&Shipper>) -> Option<Instant> {
+    batcher.next_due().into_iter().chain(shipper?.next_due()).min()
+}
+
+/// Waits for a node's word; for ever without nodes.
+async fn heard(shipper: Option<&Shipper>) {
+    match shipper {
+        Some(shipper) => shipper.heard().await,
+        None => std::future::pending().await,
     }
 }
 

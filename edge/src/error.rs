@@ -10,6 +10,17 @@ pub enum Error {
     /// No session with the nodes could be set up: certificates, addresses.
     #[error(transparent)]
     Transport(#[from] weir_transport::Error),
+    /// The recording's file could not be opened.
+    #[error("could not record to {file}: {source}; name a file in a folder that may be written", file = file.display())]
+    Record {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There is nothing to do with what is collected.
+    #[error("the config names no nodes and nothing is recorded; set `nodes`, or ask for a recording with --record FILE")]
+    Idle,
     /// Something of the operating system.
     #[error("could not {what}: {source}")]
     System {

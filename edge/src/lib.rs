@@ -3,6 +3,8 @@
 //! The way of one event: `probe` (kernel record or procfs poll) → `enrich` (process, place, host) → `batch` (per lane) → `ship`
 //! (the transport's client, and `spool` while no node acknowledges). `agent` is the one loop that calls the rooms in this order; it alone reads clocks.
 //!
+//! `record` writes the same events to a file.
+//!
 //! Nothing is dropped uncounted: what the kernel could not hand over and what the agent could not keep both become `loss` events.
 
 pub mod agent;
@@ -13,6 +15,7 @@ pub mod error;
 pub mod loss;
 pub mod metrics;
 pub mod probe;
+pub mod record;
 pub mod sample;
 pub mod ship;
 pub mod spool;

@@ -26,3 +26,5 @@ pub const REFUSED: &str = "agent_refused_events_total";
 pub const SPOOL_BYTES: &str = "agent_spool_bytes";
 /// Events in the spool (gauge).
 pub const SPOOL_EVENTS: &str = "agent_spool_events";
+/// Events that a recording has not, label `reason`.
+pub const RECORD_DROPPED: &str = "agent_record_dropped_events_total";
