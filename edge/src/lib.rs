@@ -3,7 +3,7 @@
 //! The way of one event: `probe` (kernel record or procfs poll) → `enrich` (process, place, host) → `batch` (per lane) → `ship`
 //! (the transport's client, and `spool` while no node acknowledges). `agent` is the one loop that calls the rooms in this order; it alone reads clocks.
 //!
-//! `record` writes the same events to a file.
+//! `record` writes the same events to a file, and `import` makes them of what other collectors recorded.
 //!
 //! Nothing is dropped uncounted: what the kernel could not hand over and what the agent could not keep both become `loss` events.
 
@@ -12,6 +12,7 @@ pub mod batch;
 pub mod clock;
 pub mod enrich;
 pub mod error;
+pub mod import;
 pub mod loss;
 pub mod metrics;
 pub mod probe;

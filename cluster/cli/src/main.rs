@@ -16,6 +16,7 @@ mod bench;
 mod ca;
 mod cluster;
 mod demo;
+mod import;
 mod node;
 mod rules;
 mod sql;
@@ -53,6 +54,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Verify, search, export and import the record
     Archive(archive::Arguments),
+    /// Turn recordings of Falco, Sysmon, auditd or Zeek into events
+    Import(import::Arguments),
     /// Check Falco rule files, and run them over a recording
     Rules(rules::Arguments),
     /// Keep the view of a SQL file up to date over CSV or Parquet files, and say what that took
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Agents(arguments) => agents::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Rules(arguments) => rules::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     };
