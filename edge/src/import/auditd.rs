@@ -1,7 +1,7 @@
 //! The Linux audit log: raw lines as auditd writes them or `ausearch` and `ausearch --raw` print them, also in the enriched format.
 //!
 //! The records of one call share a stamp (`1604994496.155:92733`) and a node; they are joined until an EOE, the end of the file, or
-//! until 64 later calls have begun. Call numbers are read by `arch`: x86-64, i386, arm64; a record of another is passed over.
+//! until 64 later calls have begun (fewer, if their records are long). Call numbers are read by `arch`: x86-64, i386, arm64; a record of another is passed over.
 //! What `ausearch -i` prints has local times and no zone: refused. Text values are plain in quotes, else hexadecimal.
 
 use std::collections::VecDeque;
@@ -76,6 +76,9 @@ impl Auditd {
         }
         call.bytes += body.len();
         call.add(kind, &pairs(body));
+        while self.pending.len() > 1 && self.pending.iter().map(|call| call.bytes).sum::<usize>() > PENDING_BYTES_MAX {
+            passed_over += self.pending.pop_front().map_or(0, |oldest| oldest.told(out));
+        }
         Ok(passed_over)
     }
 
@@ -362,6 +365,8 @@ const JOINED: &[&str] = &["SYSCALL", "EXECVE", "CWD", "PATH", "PROCTITLE", "SOCK
 const TEXTS: &[&str] = &["comm", "exe", "key"];
 /// Calls whose records may be spread among those of others: as many as there are CPUs, and some.
 const PENDING_MAX: usize = 64;
+/// Bytes of the records of all of them.
+const PENDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a call's records: the kernel's longest argument list is 128 KiB an argument, in hexadecimal twice that.
 const CALL_BYTES_MAX: usize = 4 << 20;
 /// Pairs of one record; the kernel cuts a record at 8 KiB.

@@ -150,6 +150,11 @@ impl Given {
                 fields.path_to = path(&["newpath", "linkpath"]);
             }
             Kind::Symlink => (fields.path, fields.path_to) = (path(&["target"]), path(&["linkpath"])),
+            // Our collector tells memory that is writable and executable at once, and writes to files.
+            Kind::Mprotect => {
+                argument("prot").filter(|prot| prot.contains("PROT_WRITE") && prot.contains("PROT_EXEC"))?;
+            }
+            Kind::Write if self.text("fd.type").is_some_and(|of| of != "file") => return None,
             Kind::Open | Kind::Write | Kind::Truncate => {
                 fields.path = self.as_text("fd.name").or_else(|| path(&["name", "path", "filename"]));
                 fields.flags = argument("flags").map(|flags| open_flags(&flags));
@@ -219,7 +224,15 @@ fn find<'a>(arguments: &'a str, name: &str) -> Option<&'a str> {
         before && arguments[at + name.len()..].starts_with('=')
     })?;
     let rest = &arguments[at.0 + name.len() + 1..];
-    let value = rest.split(' ').next().unwrap_or(rest);
+    let mut len = 0;
+    for word in rest.split(' ') {
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if len > 0 && word.split_once('=').is_some_and(|(name, _)| is_name(name)) {
+            break;
+        }
+        len += word.len() + 1;
+    }
+    let value = rest[..len.min(rest.len())].trim_end_matches(' ');
     (!value.is_empty()).then_some(value)
 }
 

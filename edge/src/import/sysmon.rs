@@ -37,6 +37,9 @@ impl Sysmon {
         self.element.push_str(part);
         self.element.push('\n');
         let mut passed_over = 0;
+        if !part.contains(END) {
+            return Ok(0);
+        }
         while let Some(end) = self.element.find(END) {
             let rest = self.element.split_off(end + END.len());
             let element = std::mem::take(&mut self.element);
@@ -96,7 +99,8 @@ fn plain(text: &str) -> String {
     while let Some(at) = rest.find('&') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let name = rest.get(1..).and_then(|rest| rest.split_once(';')).map(|(name, _)| name).filter(|name| name.len() <= 8);
+        // The longest that are known have eight characters.
+        let name = rest.bytes().take(10).position(|byte| byte == b';').map(|end| &rest[1..end]);
         let meant = name.and_then(|name| match name {
             "lt" => Some('<'),
             "gt" => Some('>'),

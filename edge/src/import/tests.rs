@@ -153,7 +153,7 @@ fn sysmon_is_read_from_xml_and_from_json_alike() {
 #[test]
 fn falco_alerts_and_events_are_read() {
     let text = r#"{"hostname":"web","output":"…","priority":"Critical","rule":"Drop and execute","time":"2024-01-02T03:04:05.000000006Z","output_fields":{"evt.time":1704164645000000006,"evt.type":"execve","proc.name":"x","proc.exepath":"/tmp/x","proc.pid":9,"proc.ppid":8,"proc.pname":"sh","proc.aname[2]":"cron","container.id":"0123456789ab","container.image.repository":"docker.io/a","container.image.tag":"1","user.uid":0,"user.loginuid":-1,"proc.cmdline":null}}
-{"evt.rawtime":"5","evt.type":"openat","evt.dir":"<","evt.res":"ENOENT","evt.args":"fd=-2(ENOENT) dirfd=-100(AT_FDCWD) name=/etc/x flags=67(O_RDWR|O_CREAT) mode=0644","proc.pid":"3","fd.num":"-2"}
+{"evt.rawtime":"5","evt.type":"openat","evt.dir":"<","evt.res":"ENOENT","evt.args":"fd=-2(ENOENT) dirfd=-100(AT_FDCWD) name=/etc/x y flags=67(O_RDWR|O_CREAT) mode=0644","proc.pid":"3","fd.num":"-2"}
 {"evt.rawtime":"5","evt.type":"openat","evt.dir":">"}
 {"evt.rawtime":"5","evt.type":"read","evt.dir":"<"}
 {"evt.rawtime":"5"}
@@ -168,7 +168,7 @@ fn falco_alerts_and_events_are_read() {
     );
     assert_eq!((container.image.as_deref(), process.login_uid), (Some("docker.io/a:1"), None));
     assert!(exec.event.fields.detail.as_deref().unwrap().contains("Drop and execute"));
-    assert_eq!((open.path.as_deref(), open.result, open.flags, open.mode), (Some("/etc/x"), Some(2), Some(0o102), Some(0o644)));
+    assert_eq!((open.path.as_deref(), open.result, open.flags, open.mode), (Some("/etc/x y"), Some(2), Some(0o102), Some(0o644)));
 }
 
 #[test]
