@@ -15,6 +15,7 @@
 
 mod address;
 mod agent;
+mod alerts;
 mod apps;
 mod archive;
 mod demo;
@@ -31,6 +32,7 @@ use std::path::Path;
 
 pub use address::HostPort;
 pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice};
+pub use alerts::{AlertLimits, AlertsConfig, Route, Secret, Severity, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;

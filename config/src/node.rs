@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::alerts::{AlertsConfig, RawAlerts};
 use crate::archive::{ArchiveConfig, RawArchive};
 use crate::document::Document;
 use crate::error::Error;
@@ -52,6 +53,8 @@ pub struct NodeConfig {
     pub archive: ArchiveConfig,
     /// The rules that this node brings.
     pub rules: RulesConfig,
+    /// Where alerts go.
+    pub alerts: AlertsConfig,
     /// Milliseconds between two ticks: the grain of answers.
     ///
     /// Default 100 (a fifth of the 500 ms from event to answer), at log level `object` 250 (each tick is an object), from 10 to 10000.
@@ -265,6 +268,7 @@ struct RawNode {
     query: RawQueryLimits,
     archive: RawArchive,
     rules: RawRules,
+    alerts: RawAlerts,
     tick_ms: Option<i64>,
 }
 
@@ -326,6 +330,7 @@ impl RawNode {
             query: self.query.check(document)?,
             archive: self.archive.check(document, archive)?,
             rules: self.rules.check(document)?,
+            alerts: self.alerts.check(document)?,
         };
         if config.listen.mesh.ip().is_unspecified() && config.mesh.advertise.is_none() {
             let cure = "write the address that other nodes reach it at, such as \"10.0.0.7:7444\"";

@@ -64,6 +64,8 @@ fn examples_show_every_key() {
                 "archive.limits",
                 "archive.retention[0]",
                 "rules",
+                "alerts.limits",
+                "alerts.sinks[0]",
             ][..],
         ),
         ("demo", &["", "listen"][..]),
@@ -74,6 +76,7 @@ fn examples_show_every_key() {
                 "" => String::new(),
                 "apps[0]" => "[[apps]]\n".to_owned(),
                 "archive.retention[0]" => "[[archive.retention]]\n".to_owned(),
+                "alerts.sinks[0]" => "[[alerts.sinks]]\n".to_owned(),
                 section => format!("[{section}]\n"),
             };
             let error = parse(role, &example(role), &format!("{header}zzzzzzzzzzzzzzzz = 1\n")).unwrap_err().to_string();
