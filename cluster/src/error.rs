@@ -46,6 +46,9 @@ pub enum Error {
     /// Tokens, enrolled and revoked agents.
     #[error("identity: {0}")]
     Identity(String),
+    /// Sinks of alerts and their outbox.
+    #[error("alerts: {0}")]
+    Alerts(#[from] weir_alert::Error),
     /// Agents' side of the node.
     #[error("transport: {0}")]
     Transport(weir_transport::Error),

@@ -6,6 +6,7 @@
 //! SHARED/cluster/          objects: signs of life of the nodes, what people want of the mesh, checkpoints of the views,
 //!                          tokens and revoked agents
 //! SHARED/archivist/lock    held by the node that writes the archive
+//! SHARED/alerts/lock       held by the node that sends alerts to sinks; the outbox is in `cluster/alerts/`
 //! SHARED/archive/          the archive, unless the config puts it elsewhere
 //! SHARED/object/           at log level `object`, unless the config puts it elsewhere: `chain/`, `logs/<node>/` and `cluster/` as objects
 //! DATA/engine.sock         the Handle protocol between a node and its worker child
@@ -39,6 +40,11 @@ pub fn cluster_dir(shared: &Path) -> PathBuf {
 /// Whoever has the lock of this directory writes the archive.
 pub fn archivist_dir(shared: &Path) -> PathBuf {
     shared.join("archivist")
+}
+
+/// Whoever has the lock of this directory sends alerts.
+pub fn alerts_dir(shared: &Path) -> PathBuf {
+    shared.join("alerts")
 }
 
 /// The Unix socket on which a node's worker child answers.

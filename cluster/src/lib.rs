@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 mod beats;
 pub mod chain;
 mod checkpoint;

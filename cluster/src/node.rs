@@ -32,7 +32,7 @@ use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
 use crate::supervise::Supervisor;
 use crate::views::{ClusterViews, Views as MadeViews};
-use crate::{identity, layout, metrics, rules};
+use crate::{alerts, identity, layout, metrics, rules};
 
 /// Where a running node listens.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +100,8 @@ pub async fn run(
     let watching = tokio::spawn(watch_engine(live.clone()));
     let archive = record_archive;
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
+    let stopping = stop.clone();
+    let alerting = alerts::start(&config, logs.clone(), live.clone(), wall_ms, move || stopping.is_set())?;
     let parts = WorkersParts { logs, child, live, board, listener, tell_views };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     start_rules(&config, &stop);
@@ -114,9 +116,11 @@ pub async fn run(
     // First the agents' side, so that ingest sees its senders go; then what reads.
     agents.close();
     let _ = serving.await;
-    let _ =
-        tokio::task::spawn_blocking(move || (ingest.join(), holder.join(), following.join(), archivist.map(JoinHandle::join)))
-            .await;
+    let _ = tokio::task::spawn_blocking(move || {
+        let rest = (archivist.map(JoinHandle::join), alerting.map(JoinHandle::join));
+        (ingest.join(), holder.join(), following.join(), rest)
+    })
+    .await;
     watching.abort();
     for task in workers {
         task.abort();

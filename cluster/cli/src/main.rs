@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 mod agent;
 mod agents;
+mod alerts;
 mod archive;
 mod bench;
 mod ca;
@@ -50,6 +51,8 @@ enum Command {
     Token(token::Arguments),
     /// List enrolled agents, and revoke agents
     Agents(agents::Arguments),
+    /// Show what sinks of alerts have got, and send dead letters again
+    Alerts(alerts::Arguments),
     /// Show the nodes of a cluster, and change how many workers it has
     Cluster(cluster::Arguments),
     /// Verify, search, export and import the record
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Ca(arguments) => ca::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Agents(arguments) => agents::run(arguments),
+        Command::Alerts(arguments) => alerts::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Archive(arguments) => archive::run(arguments),
         Command::Import(arguments) => import::run(arguments),

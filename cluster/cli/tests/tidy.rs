@@ -17,9 +17,13 @@ const ARROWS: &[(&str, &str)] = &[
     ("weir-plan", "weir-schema"),
     ("weir-rules", "weir-schema"),
     ("weir-dataflow", "weir-schema weir-plan weir-rules"),
+    ("weir-alert", "weir-schema weir-config"),
     ("weir-archive", "weir-schema"),
     ("weir-query", "weir-schema weir-config weir-plan weir-dataflow weir-archive"),
-    ("weir-cluster", "weir-config weir-schema weir-journal weir-transport weir-plan weir-dataflow weir-archive weir-query"),
+    (
+        "weir-cluster",
+        "weir-config weir-schema weir-journal weir-transport weir-plan weir-dataflow weir-alert weir-archive weir-query",
+    ),
     (
         "weir-loadtest",
         "weir-config weir-schema weir-journal weir-transport weir-edge weir-plan weir-dataflow weir-archive weir-query weir-cluster",

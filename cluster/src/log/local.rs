@@ -11,7 +11,7 @@ use weir_config::JournalLimits;
 use weir_journal::{Disk, Journal, Lock, Offset, Options};
 use weir_schema::Name;
 
-use super::{ChainWriter, Gather, LogError, LogWriter, Logs, Office, Pace, Reader};
+use super::{ChainWriter, Duty, Gather, LogError, LogWriter, Logs, Office, Pace, Reader};
 use crate::chain::ChainRecord;
 use crate::layout;
 
@@ -75,10 +75,13 @@ impl Logs for LocalLogs {
         Ok(Box::new(Log { journal, bytes_max: self.limits.sync_bytes_max }))
     }
 
-    fn elect_archivist(&self) -> Result<Option<Box<dyn Office>>, LogError> {
-        let dir = layout::archivist_dir(&self.shared);
+    fn elect(&self, duty: Duty) -> Result<Option<Box<dyn Office>>, LogError> {
+        let dir = match duty {
+            Duty::Archivist => layout::archivist_dir(&self.shared),
+            Duty::Sender => layout::alerts_dir(&self.shared),
+        };
         if let Err(source) = self.disk.create_dir(&dir) {
-            error!(dir = %dir.display(), "the archivist's lock could not be made");
+            error!(dir = %dir.display(), ?duty, "its lock could not be made");
             return Err(LogError::Journal(weir_journal::Error::Io { action: "create", path: dir, source }));
         }
         Ok(Lock::try_acquire(&dir)?.map(|lock| Box::new(Locked { _lock: lock }) as Box<dyn Office>))

@@ -44,8 +44,8 @@ pub(crate) trait Logs: Send + Sync {
     /// Opens a log to write it. `Held`: another process does.
     fn open_log(&self, name: &Name) -> Result<Box<dyn LogWriter>, LogError>;
 
-    /// Makes this process the one that writes the archive; none while another one is it.
-    fn elect_archivist(&self) -> Result<Option<Box<dyn Office>>, LogError>;
+    /// Makes this process the one that has a duty; none while another one has it.
+    fn elect(&self, duty: Duty) -> Result<Option<Box<dyn Office>>, LogError>;
 
     /// Where they lie, for people.
     fn place(&self) -> String;
@@ -54,6 +54,15 @@ pub(crate) trait Logs: Send + Sync {
     fn nonce(&self) -> u128 {
         nonce()
     }
+}
+
+/// What one node of a cluster does for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Writes the archive.
+    Archivist,
+    /// Sends alerts to sinks.
+    Sender,
 }
 
 /// How soon a reader of the chain must see a new record.

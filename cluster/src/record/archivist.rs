@@ -18,7 +18,7 @@ use weir_config::ArchiveConfig;
 use super::cursor::Cursor;
 use super::{CONVERT, piece, upkeep};
 use crate::error::Error;
-use crate::log::{LogError, Logs, Office, Pace};
+use crate::log::{Duty, LogError, Logs, Office, Pace};
 use crate::metrics;
 
 /// What an archivist needs.
@@ -60,7 +60,7 @@ fn lower_priority() {
 impl Archivist {
     fn run(&self, runtime: &Runtime) {
         while !self.stopped() {
-            match self.logs.elect_archivist() {
+            match self.logs.elect(Duty::Archivist) {
                 Ok(Some(office)) => {
                     if let Err(failed) = self.follow(runtime, &*office) {
                         metrics::archive_failed();

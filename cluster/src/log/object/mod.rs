@@ -24,7 +24,7 @@ use weir_archive::Store;
 use weir_config::LogConfig;
 use weir_schema::Name;
 
-use super::{ChainWriter, Gather, LogError, LogWriter, Logs, Office, Pace, Reader, nonce};
+use super::{ChainWriter, Duty, Gather, LogError, LogWriter, Logs, Office, Pace, Reader, nonce};
 use objects::Folder;
 use reader::{ChainReader, LogReader};
 use shelf::{Limits, Shelf};
@@ -109,8 +109,8 @@ impl Logs for ObjectLogs {
         Ok(Box::new(Fenceable { writer, name: name.clone(), fenced: self.fenced.clone() }))
     }
 
-    fn elect_archivist(&self) -> Result<Option<Box<dyn Office>>, LogError> {
-        // The archive's own manifests fence a second one; this only spares the work.
+    fn elect(&self, _duty: Duty) -> Result<Option<Box<dyn Office>>, LogError> {
+        // The archive's manifests and the numbers of the outbox fence a second one; this only spares the work.
         Ok(self.holding.is_held().then(|| Box::new(self.holding.clone()) as Box<dyn Office>))
     }
 
