@@ -14,6 +14,7 @@ use weir_schema::Name;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::rules::{ChainedRules, RulesRequest};
+use crate::tables::Tables;
 use crate::views::{ViewRequest, Views};
 
 /// One link of the chain.
@@ -88,6 +89,8 @@ pub struct ChainState {
     pub views: Views,
     /// The rule files that are in force.
     pub rules: ChainedRules,
+    /// What is known of the tables among the views.
+    pub(crate) tables: Tables,
 }
 
 impl ChainState {
@@ -111,10 +114,15 @@ impl ChainState {
                 Command::Engine(EngineCommand::Configure(settings)) => self.settings = Some(*settings),
                 Command::Engine(EngineCommand::Checkpoint) => {}
                 // These follow from requests; nobody writes them.
-                Command::Engine(EngineCommand::CreateView(_) | EngineCommand::DropViews(_) | EngineCommand::SetRules(_)) => {
+                Command::Engine(
+                    EngineCommand::CreateView(_)
+                    | EngineCommand::DropViews(_)
+                    | EngineCommand::SetRules(_)
+                    | EngineCommand::WriteTable(_),
+                ) => {
                     return Err(Error::ChainRecord("commands the workers' own views or rules".to_owned()));
                 }
-                Command::Views(request) => self.views.apply(record.tick, request),
+                Command::Views(request) => self.views.apply(record.tick, request, &mut self.tables),
                 Command::Rules(request) => self.rules.apply(record.tick, request),
                 Command::Form(generation) => {
                     let last = self.formed.as_ref().map_or(0, |formed| formed.number);

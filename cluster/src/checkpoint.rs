@@ -22,6 +22,7 @@ use crate::chain::ChainState;
 use crate::error::Error;
 use crate::metrics;
 use crate::rules::ChainedRules;
+use crate::tables::Tables;
 use crate::views::Views;
 
 /// A place in the chain: everything before it is known by its result.
@@ -180,17 +181,17 @@ pub(crate) async fn position(store: &Store, tick: u64) -> Result<Position, Error
 fn position_of(bytes: &[u8]) -> Option<Position> {
     match bytes.split_first()? {
         (&POSITION_VERSION, body) => postcard::from_bytes(body).ok(),
-        // Before there were rules, and before there were views: they come last, and there were none.
-        (2, body) => {
-            let whole = postcard::to_extend(&ChainedRules::default(), body.to_vec()).ok()?;
-            postcard::from_bytes(&whole).ok()
-        }
-        (1, body) => {
-            let whole = postcard::to_extend(&(Views::default(), ChainedRules::default()), body.to_vec()).ok()?;
-            postcard::from_bytes(&whole).ok()
-        }
+        // Before there were tables, rules, or views: they come last, and there were none.
+        (3, body) => with(body, &Tables::default()),
+        (2, body) => with(body, &(ChainedRules::default(), Tables::default())),
+        (1, body) => with(body, &(Views::default(), ChainedRules::default(), Tables::default())),
         _ => None,
     }
+}
+
+fn with(body: &[u8], missing: &impl Serialize) -> Option<Position> {
+    let whole = postcard::to_extend(missing, body.to_vec()).ok()?;
+    postcard::from_bytes(&whole).ok()
 }
 
 fn done_of(bytes: &[u8]) -> Option<Done> {
@@ -218,7 +219,7 @@ const FOLDER: &str = "checkpoints";
 const POSITION: &str = "position";
 const DONE: &str = "done";
 const VERSION: u8 = 1;
-const POSITION_VERSION: u8 = 3;
+const POSITION_VERSION: u8 = 4;
 
 #[cfg(test)]
 mod tests {

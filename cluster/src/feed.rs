@@ -153,7 +153,7 @@ impl Tail {
             Command::Engine(EngineCommand::Checkpoint) if !ours => None,
             Command::Engine(command) => Some(command),
             Command::RegisterLog { .. } | Command::Form(_) => None,
-            Command::Views(request) => self.state.views.engine(record.tick, request.id),
+            Command::Views(request) => self.state.views.engine(record.tick, request),
             Command::Rules(request) => self.state.rules.engine(record.tick, request.id),
         };
         let commands: Vec<EngineCommand> = record.commands.into_iter().filter_map(engine).collect();

@@ -125,9 +125,16 @@ impl Candidate {
     /// Takes up the changes of views that nobody has chained yet. A request that is in the chain has done its work.
     fn views(&self, requests: &mut Vec<ViewRequest>, state: &ChainState) -> Vec<Command> {
         let mut commands = Vec::new();
+        let mut bytes = 0;
         for request in requests.drain(..) {
             match state.views.outcome(request.id) {
-                None => commands.push(Command::Views(request)),
+                None => {
+                    // The others are found again at the next look.
+                    bytes += request.bytes();
+                    if commands.is_empty() || bytes <= REQUEST_BYTES_MAX {
+                        commands.push(Command::Views(request));
+                    }
+                }
                 Some(_) => {
                     if let Err(failed) = self.runtime.block_on(views::settle(&self.store, request.id)) {
                         warn!(error = %failed, "a request for a view stays where it is: it is done already");
@@ -236,6 +243,8 @@ impl Saves {
     }
 }
 
+/// Bytes of requests in one record: all of it is read by every worker at one tick.
+const REQUEST_BYTES_MAX: usize = 3 << 19;
 /// After so long without any sign of life, this node's own included, the store is taken for away.
 const ALONE_AFTER_MS: u64 = 30_000;
 /// Clocks kept by NTP differ by far less.

@@ -36,6 +36,7 @@ pub mod rules;
 #[doc(hidden)]
 pub mod simulate;
 mod supervise;
+mod tables;
 pub mod views;
 
 pub use error::Error;

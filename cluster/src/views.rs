@@ -1,4 +1,4 @@
-//! The views that people make: asked for through the store that all nodes share, ordered by the chain, known to every reader of it.
+//! The views and tables that people make: asked for through the store that all nodes share, ordered by the chain, known to every reader of it.
 //!
 //! ```text
 //! wanted/views/<id>   version u8 | postcard of ViewRequest; the holder chains it and removes it
@@ -20,6 +20,7 @@ use weir_query::{Changed, ViewStore};
 
 use crate::error::Error;
 use crate::log::nonce;
+use crate::tables::Tables;
 
 /// A change of the views that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,17 @@ pub struct ViewRequest {
     pub id: u128,
     /// What shall change.
     pub change: ViewChange,
+}
+
+impl ViewRequest {
+    /// About so much of the chain it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.change {
+            ViewChange::Create { definition, .. } => definition.sql.len(),
+            ViewChange::Drop { names, .. } => names.iter().map(String::len).sum(),
+            ViewChange::Write(write) => write.rows.bytes(),
+        }
+    }
 }
 
 /// The views as of a place in the chain, and what became of the last requests.
@@ -44,11 +56,15 @@ impl Views {
     }
 
     /// Takes up the next request of the chain.
-    pub(crate) fn apply(&mut self, tick: u64, request: &ViewRequest) {
+    pub(crate) fn apply(&mut self, tick: u64, request: &ViewRequest, tables: &mut Tables) {
         if self.outcome(request.id).is_some() {
             return;
         }
-        let outcome = self.definitions.change(&request.change);
+        let outcome = match &request.change {
+            ViewChange::Write(write) => tables.write(tick, write),
+            change => self.definitions.change(change),
+        };
+        tables.note(tick, &outcome);
         self.outcomes.push_back((request.id, tick, outcome));
         while self.outcomes.len() > OUTCOMES_MAX {
             self.outcomes.pop_front();
@@ -61,8 +77,12 @@ impl Views {
     }
 
     /// What the workers do for a request of this tick's record, once it was applied.
-    pub(crate) fn engine(&self, tick: u64, id: u128) -> Option<EngineCommand> {
+    pub(crate) fn engine(&self, tick: u64, ViewRequest { id, change }: ViewRequest) -> Option<EngineCommand> {
         match self.outcome(id)? {
+            (at, ViewOutcome::Written) if at == tick => match change {
+                ViewChange::Write(write) => Some(EngineCommand::WriteTable(write)),
+                _ => None,
+            },
             (at, ViewOutcome::Created(definition)) if at == tick => Some(EngineCommand::CreateView(definition.clone())),
             (at, ViewOutcome::Dropped(names)) if at == tick && !names.is_empty() => Some(EngineCommand::DropViews(names.clone())),
             _ => None,
@@ -161,13 +181,13 @@ mod tests {
     #[test]
     fn a_request_is_done_once() {
         let mut views = Views::default();
-        views.apply(5, &request(1, "v"));
-        views.apply(6, &request(1, "v"));
-        views.apply(7, &request(2, "v"));
+        views.apply(5, &request(1, "v"), &mut Tables::default());
+        views.apply(6, &request(1, "v"), &mut Tables::default());
+        views.apply(7, &request(2, "v"), &mut Tables::default());
         assert!(matches!(views.outcome(1), Some((5, ViewOutcome::Created(_)))));
         assert_eq!(views.outcome(2), Some((7, &ViewOutcome::Exists("v".to_owned()))));
-        assert!(matches!(views.engine(5, 1), Some(EngineCommand::CreateView(_))));
-        assert_eq!((views.engine(6, 1), views.engine(7, 2)), (None, None));
+        assert!(matches!(views.engine(5, request(1, "v")), Some(EngineCommand::CreateView(_))));
+        assert_eq!((views.engine(6, request(1, "v")), views.engine(7, request(2, "v"))), (None, None));
         let read_back: Views = postcard::from_bytes(&postcard::to_stdvec(&views).unwrap()).unwrap();
         assert_eq!(read_back, views);
     }
@@ -186,7 +206,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        tell.send_modify(|views| views.get_or_insert_default().apply(9, &found));
+        tell.send_modify(|views| views.get_or_insert_default().apply(9, &found, &mut Tables::default()));
         let changed = asked.await.unwrap().unwrap();
         assert!(matches!(changed, Changed { tick: 9, outcome: ViewOutcome::Created(_) }));
         settle(&store, found.id).await.unwrap();

@@ -219,6 +219,12 @@ numbers! {
         views_max: u64 = 100 in 0 ..= 10000;
         /// Bytes of the SELECT of one view: it is kept in the chain and in every checkpoint.
         view_sql_bytes_max: u64 = 65536 in 1 ..= 1048576;
+        /// Tables that people may make in this cluster: a person's reference data, not a database.
+        tables_max: u64 = 100 in 0 ..= 10000;
+        /// Bytes of the rows of one table. The workers hold them in memory, and a statement on a table with a key reads all its keys.
+        table_bytes_max: u64 = 16777216 in 0 ..= 1073741824;
+        /// Rows that one INSERT, UPDATE or DELETE may change: they are one record of the chain.
+        write_rows_max: u64 = 10000 in 1 ..= 1000000;
         /// Subscriptions at once. Each asks the workers up to five times a second; one to a query is a view as well while it lasts.
         subscriptions_max: usize = 64 in 0 ..= 10000;
     }

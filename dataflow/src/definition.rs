@@ -1,16 +1,17 @@
-//! Views that people make: what the chain says of them, and by which rules.
+//! Views and tables that people make: what the chain says of them, and by which rules.
 //!
 //! A plain view is a name for a SELECT, put in the name's place wherever it is read. A materialized one is kept by the workers from the
-//! tick of its command on. Promise: the same changes in the same order are the same views, in every process.
+//! tick of its command on. A table's rows are written by people; it shares the views' names, and what reads it keeps it from being dropped. Promise: the same changes in the same order are the same views, in every process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
-use weir_plan::{Plan, SchemaOf, normal_type};
+use weir_plan::{Plan, SchemaOf, Table, normal_type};
 
 use crate::relations::{RelationInfo, relation, relations};
+use crate::table::TableWrite;
 
 /// What somebody made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,11 +33,16 @@ pub enum ViewKind {
     Plain,
     /// Its rows are kept up to date.
     Materialized,
+    /// A table: its text is a CREATE TABLE.
+    Table,
 }
 
 impl ViewDefinition {
     /// The statement that makes it.
     pub fn statement(&self) -> String {
+        if self.kind == ViewKind::Table {
+            return self.sql.clone();
+        }
         let kind = if self.kind == ViewKind::Materialized { "MATERIALIZED VIEW" } else { "VIEW" };
         let plain = self.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             && !self.name.starts_with(|c: char| c.is_ascii_digit());
@@ -52,7 +58,7 @@ pub enum ViewChange {
     Create {
         /// Which.
         definition: ViewDefinition,
-        /// With so many there is no room for it.
+        /// With so many of its kind, views or tables, there is no room for it.
         views_max: u64,
     },
     /// Views are dropped: all of them or none.
@@ -64,6 +70,8 @@ pub enum ViewChange {
         /// One that is not there is no error.
         if_exists: bool,
     },
+    /// Rows of a table change. Whether they may is not for the definitions to say.
+    Write(TableWrite),
 }
 
 /// What became of a change.
@@ -84,8 +92,14 @@ pub enum ViewOutcome {
         /// Which reads it.
         by: String,
     },
-    /// Nothing was done: there are so many views already.
+    /// Nothing was done: there are so many of this kind already.
     TooMany(u64),
+    /// The rows are written.
+    Written,
+    /// Nothing was done: the table has changed at this tick, after what the change follows from was read.
+    Stale(u64),
+    /// Nothing was done: the table would hold more bytes than these.
+    Full(u64),
 }
 
 /// The views there are, in the order in which they were made: what a view reads comes before it.
@@ -108,6 +122,7 @@ impl Definitions {
         match change {
             ViewChange::Create { definition, views_max } => self.create(definition, *views_max),
             ViewChange::Drop { names, cascade, if_exists } => self.drop_all(names, *cascade, *if_exists),
+            ViewChange::Write(write) => ViewOutcome::Missing(write.table.clone()),
         }
     }
 
@@ -115,7 +130,9 @@ impl Definitions {
         if relation(&definition.name).is_some() || self.find(&definition.name).is_some() {
             return ViewOutcome::Exists(definition.name.clone());
         }
-        if self.0.len() as u64 >= views_max {
+        let is_table = |view: &ViewDefinition| view.kind == ViewKind::Table;
+        let of_its_kind = self.0.iter().filter(|view| is_table(view) == is_table(definition)).count();
+        if of_its_kind as u64 >= views_max {
             return ViewOutcome::TooMany(views_max);
         }
         // A relation that only queries know is known to whoever asked for the view; another view may have gone meanwhile.
@@ -197,6 +214,14 @@ impl Known {
         Ok(Some((plan, info)))
     }
 
+    /// Takes up a table: how it is seen.
+    pub fn add_table(&mut self, definition: &ViewDefinition) -> Result<RelationInfo, weir_plan::Error> {
+        let table = Table::parse(&definition.sql)?;
+        let schema = with_types(&table.schema, DataType::clone);
+        self.schemas.insert(definition.name.clone(), inside(&schema));
+        Ok(RelationInfo { name: definition.name.clone().into(), schema, standing: true, sql: None })
+    }
+
     /// Forgets a view.
     pub fn remove(&mut self, name: &str) {
         self.schemas.remove(name);
@@ -253,5 +278,22 @@ mod tests {
         assert!(matches!(change(create("f", &["a"])), ViewOutcome::Created(_)));
         assert_eq!(change(drop_of(&["a"], true, false)), ViewOutcome::Dropped(vec!["a".into(), "f".into()]));
         assert_eq!(views.all().len(), 1);
+    }
+
+    #[test]
+    fn tables_share_names_and_dependents_with_views_and_are_counted_apart() {
+        let mut views = Definitions::default();
+        let table = |name: &str| {
+            let sql = format!("CREATE TABLE {name} (a bigint)");
+            let definition = ViewDefinition { name: name.into(), sql, kind: ViewKind::Table, reads: vec![] };
+            ViewChange::Create { definition, views_max: 2 }
+        };
+        assert!(matches!(views.change(&table("t")), ViewOutcome::Created(_)));
+        assert!(matches!(views.change(&create("v", &["t"])), ViewOutcome::Created(_)));
+        assert_eq!(views.change(&table("v")), ViewOutcome::Exists("v".into()));
+        assert!(matches!(views.change(&table("u")), ViewOutcome::Created(_)));
+        assert_eq!(views.change(&table("w")), ViewOutcome::TooMany(2));
+        assert!(matches!(views.change(&drop_of(&["t"], false, false)), ViewOutcome::Needed { .. }));
+        assert_eq!(views.change(&drop_of(&["t"], true, false)), ViewOutcome::Dropped(vec!["t".into(), "v".into()]));
     }
 }

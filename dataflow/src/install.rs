@@ -19,14 +19,14 @@ use weir_schema::Column;
 use crate::alerts::{AlertCounts, AlertOptions, InForce, alerts};
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
-use crate::definition::ViewDefinition;
+use crate::definition::{ViewDefinition, ViewKind};
 use crate::expr::{Counters, KeptCounters};
 use crate::feed::Arrived;
 use crate::handle::{Completeness, Held};
 use crate::history::ChangesKept;
 use crate::output::{Output, attach};
 use crate::peek::{self, Made, Shelf};
-use crate::relations::{AGENTS, ALERTS, CONNECTIONS, HOSTS, LOSSES, relations};
+use crate::relations::{AGENTS, ALERTS, CONNECTIONS, HOSTS, LOSSES, RelationInfo, relations};
 use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::rulebook::Rules;
 use crate::run::Error;
@@ -35,6 +35,7 @@ use crate::source::table::inside;
 use crate::source::tail::Forgotten;
 use crate::source::{SourceOptions, SourceState, Tail, schema_of, source};
 use crate::standing::{Base, Standing};
+use crate::table::{self, TableWrite};
 use crate::views::views;
 
 /// What a worker has of the views.
@@ -49,6 +50,8 @@ pub(crate) struct Installed {
     shelf: Books,
     keeper: Keeper,
     standing: Standing,
+    /// The rows that people write, by table.
+    tables: HashMap<String, Rc<RefCell<Output>>>,
     changes: ChangesKept,
 }
 
@@ -144,16 +147,74 @@ impl Installed {
 
     /// Makes a view, as of a tick that is about to be fed. Every worker does so at the same one.
     pub(crate) fn create(&mut self, worker: &mut Worker, tick: u64, definition: &ViewDefinition) {
+        if definition.kind == ViewKind::Table {
+            return self.create_table(tick, definition, None);
+        }
         let share = self.keeper.share();
-        let source = |relation: &str| self.shelf.outputs.get(relation).cloned();
+        let source = |relation: &str| {
+            let shipped = self.shelf.outputs.get(relation).cloned();
+            shipped.or_else(|| self.tables.get(relation).cloned())
+        };
         if let Some(made) = self.standing.create(worker, tick, definition, Base { share, source: &source, changes: self.changes })
         {
             self.shelf.made.insert(definition.name.clone(), made);
         }
     }
 
-    /// Drops views, as of a tick that is about to be fed.
+    /// Takes up the views and tables that were there at the tick of the checkpoint.
+    pub(crate) fn take_up(&mut self, worker: &mut Worker, tick: u64, definitions: &[ViewDefinition]) -> Result<(), Error> {
+        for definition in definitions {
+            match definition.kind {
+                ViewKind::Table => self.create_table(tick, definition, Some(tick)),
+                ViewKind::Plain | ViewKind::Materialized => self.create(worker, tick, definition),
+            }
+        }
+        Ok(self.keeper.check()?)
+    }
+
+    /// Makes a table. One that was there before has the rows of the checkpoint.
+    fn create_table(&mut self, tick: u64, definition: &ViewDefinition, restored: Option<u64>) {
+        let name = &definition.name;
+        let output = self.standing.create_table(definition).and_then(|info| {
+            let mut output = Output::new(&info, self.changes).map_err(|error| error.to_string())?;
+            output.begin(tick);
+            let output = match restored {
+                Some(_) => self.keeper.keep(table::state_of(name), output),
+                None => self.keeper.keep_new(table::state_of(name), output),
+            };
+            Ok((info, output.shared()))
+        });
+        let (info, output) = match output {
+            Ok((info, output)) => {
+                self.tables.insert(name.clone(), Rc::clone(&output));
+                (info, Ok(output))
+            }
+            // Whoever asked for it has read its statement, as all workers do.
+            Err(why) => {
+                tracing::error!(table = name, why, "a table cannot be kept");
+                let schema = Arc::new(arrow::datatypes::Schema::empty());
+                (RelationInfo { name: name.clone().into(), schema, standing: true, sql: None }, Err(why))
+            }
+        };
+        self.shelf.made.insert(name.clone(), Made { info, created: tick, output, counters: Arc::default() });
+    }
+
+    /// Changes a table's rows, as of a tick that is about to be fed.
+    pub(crate) fn write_table(&mut self, tick: u64, write: &TableWrite) {
+        let written = match self.tables.get(&write.table) {
+            Some(output) => table::write(output, tick, &write.rows, self.keeper.share()).map_err(|error| error.to_string()),
+            None => Err("it is not there".to_owned()),
+        };
+        if let Err(why) = written {
+            tracing::error!(table = write.table, tick, why, "a change of a table's rows is left out");
+        }
+    }
+
+    /// Drops views and tables, as of a tick that is about to be fed.
     pub(crate) fn drop_views(&mut self, tick: u64, names: &[String]) {
+        for name in names.iter().filter(|name| self.tables.remove(*name).is_some()) {
+            self.keeper.forget(&table::state_of(name));
+        }
         self.standing.drop_views(tick, names);
         self.shelf.made.retain(|name, _| !names.contains(name));
     }
@@ -213,8 +274,8 @@ impl Build {
             self.attach(base, relation)?;
         }
         let Self { settings, changes, ticks, rules, probe, shelf, keeper } = self;
-        let standing = Standing::default();
-        Ok(Installed { settings, input, rule_ticks: told, rules, ticks, probe, shelf, keeper, standing, changes })
+        let (standing, tables) = (Standing::default(), HashMap::new());
+        Ok(Installed { settings, input, rule_ticks: told, rules, ticks, probe, shelf, keeper, standing, tables, changes })
     }
 
     /// What plans read.

@@ -37,6 +37,7 @@ mod settings;
 pub mod source;
 mod standing;
 mod subscribe;
+mod table;
 mod views;
 mod worker;
 
@@ -54,3 +55,4 @@ pub use rulebook::{
 pub use run::{EngineOptions, Error, run};
 pub use settings::{Command, ViewSettings};
 pub use source::{Admission, Dedupe, Intake, IntakeError, Tail, Taken, gather, schema_of};
+pub use table::{TableRows, TableWrite, row_bytes};

@@ -81,6 +81,22 @@ impl Output {
         }
     }
 
+    /// Takes up what people wrote: of these rows those that are this worker's.
+    pub(crate) fn write(&mut self, tick: u64, rows: &RecordBatch, diffs: &[i64], share: Share) -> Result<(), ArrowError> {
+        let encoded = self.converter.convert_columns(outside(rows, &self.schema)?.columns())?;
+        let changes = self.changes.entry(tick).or_default();
+        for (row, diff) in encoded.iter().zip(diffs).filter(|(row, diff)| **diff != 0 && share.owns(row.as_ref())) {
+            changes.push((row.as_ref().into(), *diff));
+        }
+        Ok(())
+    }
+
+    /// Lets all rows go that are there up to and with this tick, which is the newest.
+    pub(crate) fn clear(&mut self, tick: u64) {
+        let rows = self.rows_at(tick);
+        self.changes.entry(tick).or_default().extend(rows.into_iter().map(|(row, count)| (row, -count)));
+    }
+
     fn encode(&mut self, delta: &DeltaBatch) -> Option<Rows> {
         let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
         let failed = |error| {

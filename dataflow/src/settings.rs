@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::definition::ViewDefinition;
 use crate::rulebook::Rules;
+use crate::table::TableWrite;
 
 /// A record of the chain that changes answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,12 +13,14 @@ pub enum Command {
     Configure(ViewSettings),
     /// Every worker saves its state as of this tick, if it was told where to.
     Checkpoint,
-    /// A view that somebody made, from this tick on.
+    /// A view or a table that somebody made, from this tick on.
     CreateView(ViewDefinition),
-    /// Views that are there no more, from this tick on.
+    /// Views and tables that are there no more, from this tick on.
     DropViews(Vec<String>),
     /// These rules and no others, from this tick on.
     SetRules(Rules),
+    /// Rows of a table change, at this tick.
+    WriteTable(TableWrite),
 }
 
 /// How long, how late and how much the views hold.

@@ -48,7 +48,7 @@ pub(crate) struct Standing {
 pub(crate) struct Base<'a> {
     /// Which worker this is.
     pub(crate) share: Share,
-    /// The rows of a relation that ships.
+    /// The rows of a relation that ships, or of a table.
     pub(crate) source: &'a dyn Fn(&str) -> Option<Source>,
     /// What is kept of what changed.
     pub(crate) changes: ChangesKept,
@@ -71,7 +71,7 @@ struct View {
 
 struct Input {
     source: Source,
-    /// When the source is complete; none: with the views that ship.
+    /// When the source is complete; none: with the views that ship, as a table is.
     complete: Option<Probe<u64>>,
     schema: SchemaRef,
     changes: Changes,
@@ -104,6 +104,11 @@ impl Standing {
                 failed(why)
             }
         }
+    }
+
+    /// Makes a table: how it is seen. Its rows are for the caller to keep.
+    pub(crate) fn create_table(&mut self, definition: &ViewDefinition) -> Result<RelationInfo, String> {
+        self.known.add_table(definition).map_err(|why| why.to_string())
     }
 
     fn build(

@@ -162,9 +162,7 @@ impl State {
     fn begin(&mut self, worker: &mut Worker, restore: &Arc<Restore>, start: &Start) -> Result<(), Error> {
         let tick = restore.tick();
         let mut views = Installed::install(worker, restore.settings(), Some(Arc::clone(restore)), self.changes)?;
-        for definition in &start.views {
-            views.create(worker, tick, definition);
-        }
+        views.take_up(worker, tick, &start.views)?;
         if let Some(rules) = &start.rules {
             views.begin_rules(tick, rules);
         }
@@ -244,9 +242,10 @@ impl State {
                 }
                 (Command::CreateView(definition), Some(views)) => views.create(worker, tick.tick, &definition),
                 (Command::DropViews(names), Some(views)) => views.drop_views(tick.tick, &names),
+                (Command::WriteTable(write), Some(views)) => views.write_table(tick.tick, &write),
                 (Command::SetRules(rules), Some(views)) => views.set_rules(tick.tick, &rules),
-                (Command::CreateView(_) | Command::DropViews(_) | Command::SetRules(_), None) => {
-                    return Err(Error::Feed("the chain changes views or rules before its settings".into()));
+                (Command::CreateView(_) | Command::DropViews(_) | Command::SetRules(_) | Command::WriteTable(_), None) => {
+                    return Err(Error::Feed("the chain changes views, tables or rules before its settings".into()));
                 }
                 (Command::Checkpoint, _) => self.saving = self.saves.is_some().then_some(tick.tick),
             }

@@ -1,4 +1,4 @@
-//! Views that people make while the workers run: at every tick what DataFusion answers to the same SELECT over the rows that the inputs have at
+//! Views and tables that people make while the workers run: at every tick what DataFusion answers to the same SELECT over the rows that the inputs have at
 //! that tick, whenever the view was made, on any number of workers, and from a checkpoint.
 
 #![allow(clippy::unwrap_used)]
@@ -10,14 +10,15 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::reader::StreamReader;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use weir_dataflow::handle::{At, Client, Failure, Read, Request, Response};
 use weir_dataflow::{
-    CheckpointPart, CheckpointSink, Command, EngineOptions, Feed, Restore, ViewDefinition, ViewKind, relation, run,
+    CheckpointPart, CheckpointSink, Command, EngineOptions, Feed, Restore, TableRows, TableWrite, ViewDefinition, ViewKind,
+    relation, run,
 };
 use world::{START_MS, TICK_MS, World};
 
@@ -264,4 +265,143 @@ fn a_view_that_cannot_be_kept_fails_alone() {
     assert!(!engine.peek(tick(29), "by_app").unwrap().is_empty());
     let told = engine.peek(tick(29), "broken").unwrap_err().to_string();
     assert!(told.contains("broken") && told.contains("nowhere"), "{told}");
+}
+
+/// A table's rows as people wrote them, and what a plain list says of them.
+struct Written {
+    commands: Vec<(u64, Command)>,
+    /// The list at every tick.
+    rows: Vec<Vec<(String, Option<i64>)>>,
+}
+
+fn owners() -> ViewDefinition {
+    let sql = "CREATE TABLE owners (app text, rank bigint)".to_owned();
+    ViewDefinition { name: "owners".into(), sql, kind: ViewKind::Table, reads: vec![] }
+}
+
+/// Rows that come and go at random from tick `from` on, sometimes many changes in a tick, sometimes all go, once the table itself.
+fn written(seed: u64, from: usize, ticks: usize) -> Written {
+    let mut random = seed;
+    let mut below = |limit: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    let (mut commands, mut rows, mut list) = (vec![(tick(from), Command::CreateView(owners()))], Vec::new(), Vec::new());
+    for place in 0..ticks {
+        if place == 70 {
+            commands.push((tick(place), Command::DropViews(vec!["owned".into(), "owners".into()])));
+            commands.push((tick(place), Command::CreateView(owners())));
+            commands.push((tick(place), Command::CreateView(owned())));
+            list.clear();
+        }
+        for _ in 0..if place < from { 0 } else { below(4) } {
+            let rows = match below(12) {
+                0 => {
+                    list.clear();
+                    TableRows::Cleared
+                }
+                kind => {
+                    let mut changes = Vec::new();
+                    for _ in 0..below(6) {
+                        // As an UPDATE does: some rows go, and others come.
+                        if kind > 4 && !list.is_empty() {
+                            changes.push((list.swap_remove(below(list.len() as u64) as usize), -1));
+                        }
+                        if kind < 10 {
+                            let row = (
+                                ["web", "db", "cache", "none"][below(4) as usize].to_owned(),
+                                Some(below(5) as i64).filter(|rank| *rank > 0),
+                            );
+                            list.push(row.clone());
+                            changes.push((row, 1));
+                        }
+                    }
+                    let apps = StringArray::from_iter_values(changes.iter().map(|((app, _), _)| app));
+                    let ranks: Int64Array = changes.iter().map(|((_, rank), _)| *rank).collect();
+                    let batch = RecordBatch::try_from_iter([("app", Arc::new(apps) as _), ("rank", Arc::new(ranks) as ArrayRef)]);
+                    TableRows::encode(&batch.unwrap(), changes.iter().map(|(_, diff)| *diff).collect()).unwrap()
+                }
+            };
+            let write = TableWrite {
+                table: "owners".into(),
+                read_at: 0,
+                follows_rows: false,
+                rows,
+                added_bytes: 0,
+                removed_bytes: 0,
+                bytes_max: 0,
+            };
+            commands.push((tick(place), Command::WriteTable(write)));
+        }
+        rows.push(list.clone());
+    }
+    Written { commands, rows }
+}
+
+const OWNED: &str = "SELECT o.app, o.rank, c.state, count(*) AS n FROM owners AS o JOIN connections AS c ON o.app = c.src_app GROUP BY o.app, o.rank, c.state";
+
+fn owned() -> ViewDefinition {
+    let reads = vec!["owners".to_owned(), "connections".to_owned()];
+    ViewDefinition { name: "owned".into(), sql: OWNED.into(), kind: ViewKind::Materialized, reads }
+}
+
+/// Compares a table with the list, and the view over it with DataFusion.
+async fn check_table(engine: &mut Engine, at: usize, written: &Written) -> usize {
+    let kept = engine.peek(tick(at), "owners").unwrap();
+    let shown = |(app, rank): &(String, Option<i64>)| format!("|{app}|{}|", rank.map_or(String::new(), |rank| rank.to_string()));
+    let mut expected: Vec<String> = written.rows[at].iter().map(shown).collect();
+    expected.sort();
+    assert_eq!(lines(&kept), expected, "owners at tick {at}");
+    let context = SessionContext::new();
+    for (name, schema) in [
+        ("connections", Arc::clone(&relation("connections").unwrap().schema)),
+        ("owners", weir_plan::Table::parse(&owners().sql).unwrap().schema),
+    ] {
+        let batches = engine.peek(tick(at), name).unwrap();
+        context.register_table(name, Arc::new(MemTable::try_new(schema, vec![batches]).unwrap())).unwrap();
+    }
+    let expected = lines(&context.sql(OWNED).await.unwrap().collect().await.unwrap());
+    assert_eq!(lines(&engine.peek(tick(at), "owned").unwrap()), expected, "owned at tick {at}");
+    expected.len()
+}
+
+#[tokio::test]
+async fn a_table_is_what_was_written_and_views_follow_it() {
+    for (workers, seed) in [(1, 3), (2, 4), (3, 5)] {
+        println!("seed {seed}");
+        let (world, mut written) = (World::new(29, 120), written(seed, 2, 120));
+        written.commands.push((tick(20), Command::CreateView(owned())));
+        written.commands.sort_by_key(|(at, _)| *at);
+        let mut engine = Engine::start(&format!("table-{seed}"), &world, workers, &written.commands, From::default());
+        engine.wait(tick(119));
+        let mut rows = 0;
+        for at in 75..120 {
+            rows += check_table(&mut engine, at, &written).await;
+        }
+        assert!(rows > 50, "{rows} rows were compared");
+    }
+}
+
+#[tokio::test]
+async fn a_table_is_there_again_after_a_checkpoint() {
+    for saved_at in [60, 80] {
+        let (world, mut written) = (World::new(7, 120), written(11, 2, 120));
+        let (sender, parts) = sync_channel(8);
+        let sink: Arc<dyn CheckpointSink> = Arc::new(Parts(Mutex::new(sender)));
+        written.commands.push((tick(20), Command::CreateView(owned())));
+        written.commands.push((tick(saved_at), Command::Checkpoint));
+        written.commands.sort_by_key(|(at, _)| *at);
+        let from = From { sink: Some(sink), ..From::default() };
+        let mut first = Engine::start(&format!("table-first-{saved_at}"), &world, 2, &written.commands, from);
+        first.wait(tick(119));
+        let parts: Vec<Vec<u8>> = (0..2).map(|_| parts.recv_timeout(Duration::from_secs(60)).unwrap().bytes).collect();
+        let restore = Some(Arc::new(Restore::parse(&parts).unwrap()));
+        let from = From { restore, views: vec![owners(), owned()], sink: None };
+        // At tick 70 the table is dropped and made again: the rows of the checkpoint must not come back.
+        let mut again = Engine::start(&format!("table-again-{saved_at}"), &world, 3, &written.commands, from);
+        again.wait(tick(119));
+        for at in (85..120).step_by(5) {
+            check_table(&mut again, at, &written).await;
+        }
+    }
 }

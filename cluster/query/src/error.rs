@@ -232,6 +232,16 @@ pub(crate) const GONE: &str = "08006";
 pub(crate) const TOO_MANY: &str = "53300";
 /// A value that a statement cannot take.
 pub(crate) const BAD_VALUE: &str = "22023";
+/// What cannot be done with a relation of this kind.
+pub(crate) const WRONG_OBJECT: &str = "42809";
+/// A NULL in a column that has none.
+pub(crate) const NOT_NULL: &str = "23502";
+/// A primary key that is there.
+pub(crate) const DUPLICATE_KEY: &str = "23505";
+/// Others were faster.
+pub(crate) const SERIALIZATION: &str = "40001";
+/// Not within BEGIN and COMMIT.
+pub(crate) const IN_TRANSACTION: &str = "25001";
 /// No such cursor.
 pub(crate) const UNKNOWN_CURSOR: &str = "34000";
 /// A cursor of this name is there.

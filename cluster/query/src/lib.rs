@@ -2,11 +2,13 @@
 //!
 //! A statement is parsed (`statement.rs`), planned against the relations' columns, what it reads is peeked from the workers
 //! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). A subscription asks for what changed, tick by tick (`subscription.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
-//! Everything is bounded by `query.*` of the config. Nothing here changes anything but the views that people make (`views.rs`).
+//! Everything is bounded by `query.*` of the config. Nothing here changes anything but the views and tables that people make (`views.rs`, `create_table.rs`, `dml.rs`).
 
 #![forbid(unsafe_code)]
 
 mod as_of;
+mod create_table;
+mod dml;
 mod dropped;
 mod encode;
 mod error;

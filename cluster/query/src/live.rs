@@ -82,6 +82,11 @@ impl Live {
         Ok(snapshot)
     }
 
+    /// From now on the newest is never older than this tick: somebody was told that it is done.
+    pub(crate) fn require(&self, tick: u64) {
+        self.shared.answered.fetch_max(tick, Ordering::AcqRel);
+    }
+
     async fn peek_once(&self, at: At, reads: Vec<Read>) -> Result<Snapshot, LiveError> {
         let mut batches = vec![Vec::new(); reads.len()];
         let mut answers = self.ask(|id| Request::Peek { id, at, reads }).await?;

@@ -270,7 +270,7 @@ impl Engine {
     }
 
     /// Asks the workers. While they are started anew it waits, so that a change of the mesh is a pause and no error.
-    async fn peek(&self, at: At, reads: Vec<handle::Read>) -> Result<Snapshot, LiveError> {
+    pub(crate) async fn peek(&self, at: At, reads: Vec<handle::Read>) -> Result<Snapshot, LiveError> {
         let deadline = Instant::now() + Duration::from_millis(self.limits.away_ms_max);
         let made_until = Instant::now() + MADE_WITHIN;
         loop {
@@ -378,10 +378,12 @@ impl Engine {
         }
         let made = self.made().await?;
         let columns: Vec<Vec<String>> = match show {
-            Show::Views => vec![self.names(&made, |info| info.standing || info.sql.is_some())],
+            Show::Views => {
+                vec![self.names(&made, |info| (info.standing || info.sql.is_some()) && made.table_sql(&info.name).is_none())]
+            }
             Show::Tables => {
                 let shown = self.relations(&made).filter(|info| !is_of_subscription(&info.name));
-                let kinds = shown.map(|info| self.kind_of(info).to_owned());
+                let kinds = shown.map(|info| self.kind_of(info, &made).to_owned());
                 vec![self.names(&made, |_| true), kinds.collect()]
             }
             Show::Columns(name) => {
@@ -395,6 +397,7 @@ impl Engine {
                 let sql = info
                     .sql
                     .as_deref()
+                    .or_else(|| made.table_sql(name))
                     .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
                 vec![vec![name.clone()], vec![sql.to_owned()]]
             }
@@ -406,8 +409,9 @@ impl Engine {
         Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None, note: None })
     }
 
-    fn kind_of(&self, info: &RelationInfo) -> &'static str {
+    fn kind_of(&self, info: &RelationInfo, made: &Made) -> &'static str {
         match (info.standing, info.sql.is_some(), self.is_recorded(info)) {
+            _ if made.table_sql(&info.name).is_some() => "table",
             (true, ..) => "standing",
             (false, true, _) => "view",
             (false, false, true) => "recorded",
@@ -429,7 +433,7 @@ impl Engine {
     }
 
     /// A state of its own for one query: fresh tables, a memory pool, the shared functions.
-    fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
+    pub(crate) fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past(), self.inventory.as_deref(), made)?);
@@ -468,7 +472,7 @@ fn setting(name: &str) -> Result<String, SqlError> {
         "search_path" => SCHEMA,
         "standard_conforming_strings" | "integer_datetimes" => "on",
         "transaction_isolation" | "transaction.isolation.level" | "default_transaction_isolation" => "serializable",
-        "transaction_read_only" | "default_transaction_read_only" => "on",
+        "transaction_read_only" | "default_transaction_read_only" => "off",
         "max_identifier_length" => "63",
         "application_name" => "",
         "statement_timeout" => "0",

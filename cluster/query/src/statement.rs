@@ -1,11 +1,14 @@
 //! SQL text to what this server does with it. What it does not do is refused here, by name.
 
 use datafusion::sql::parser::{DFParser, Statement as Parsed};
-use datafusion::sql::sqlparser::ast::{CreateView, ObjectName, SetExpr, ShowCreateObject, ShowStatementIn, Statement as Ast};
+use datafusion::sql::sqlparser::ast::{
+    CreateTable, CreateView, ObjectName, SetExpr, ShowCreateObject, ShowStatementIn, Statement as Ast,
+};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use crate::as_of;
+use crate::dml;
 use crate::error::SqlError;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
@@ -19,8 +22,14 @@ pub(crate) enum Statement {
     Show(Show),
     /// CREATE [MATERIALIZED] VIEW.
     CreateView(Box<CreateView>),
-    /// DROP [MATERIALIZED] VIEW.
+    /// DROP [MATERIALIZED] VIEW, DROP TABLE.
     DropViews(Dropping),
+    /// CREATE TABLE.
+    CreateTable(Box<CreateTable>),
+    /// INSERT, UPDATE, DELETE: for DataFusion to plan.
+    Write(Box<Asked>),
+    /// TRUNCATE.
+    Truncate(String),
     /// SUBSCRIBE.
     Subscribe(Subscribe),
     /// COPY … TO STDOUT.
@@ -128,6 +137,9 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
         return dropping.map(Statement::DropViews);
     }
     Ok(match ast {
+        Ast::CreateTable(create) => Statement::CreateTable(Box::new(create.clone())),
+        Ast::Insert(_) | Ast::Update(_) | Ast::Delete(_) => Statement::Write(Box::new(Asked { parsed, as_of: None })),
+        Ast::Truncate(truncate) => Statement::Truncate(dml::truncated(truncate)?),
         Ast::CreateView(view) => Statement::CreateView(Box::new(view.clone())),
         Ast::Query(query) => match query.body.as_ref() {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
@@ -216,9 +228,18 @@ mod tests {
             ("create materialized view if not exists v as select 1", "CreateView"),
             (
                 "drop view if exists V, public.\"W\" cascade",
-                "DropViews(Dropping { names: [\"v\", \"W\"], cascade: true, if_exists: true })",
+                "DropViews(Dropping { what: View, names: [\"v\", \"W\"], cascade: true, if_exists: true })",
             ),
-            ("drop materialized view v restrict", "DropViews(Dropping { names: [\"v\"], cascade: false, if_exists: false })"),
+            (
+                "drop materialized view v restrict",
+                "DropViews(Dropping { what: View, names: [\"v\"], cascade: false, if_exists: false })",
+            ),
+            ("drop table events", "DropViews(Dropping { what: Table, names: [\"events\"], cascade: false"),
+            ("create table t (a int)", "CreateTable"),
+            ("insert into hosts values (1)", "Write"),
+            ("update t set a = 1", "Write"),
+            ("delete from hosts", "Write"),
+            ("truncate table T", "Truncate(\"t\")"),
             ("discard all", "Accepted(\"DISCARD\")"),
         ] {
             check(sql, expected);
@@ -228,9 +249,9 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_named() {
         for (sql, expected) in [
-            ("drop table events", "0A000 DROP TABLE"),
-            ("insert into hosts values (1)", "0A000"),
-            ("delete from hosts", "0A000 DELETE"),
+            ("drop index i", "0A000 DROP INDEX"),
+            ("truncate a, b", "0A000 TRUNCATE of several tables"),
+            ("with a as (select 1) insert into t select * from a", "0A000"),
             ("create external table t stored as csv location 'x'", "0A000 CREATE EXTERNAL TABLE"),
             ("copy (select 1) to 'x'", "0A000 COPY"),
             ("selec 1", "42601"),

@@ -266,7 +266,7 @@ impl Engine {
     }
 
     /// The newest closed tick; workers that are started anew are waited for.
-    async fn newest(&self) -> Result<u64, SqlError> {
+    pub(crate) async fn newest(&self) -> Result<u64, SqlError> {
         let deadline = Instant::now() + Duration::from_millis(self.limits().away_ms_max);
         loop {
             match self.live().frontier().await.map(|frontier| frontier.closed) {

@@ -1,4 +1,4 @@
-//! The views that people make: how queries see them, and the statements that change them.
+//! The views and tables that people make: how queries see them, and the statements that change them.
 //!
 //! A statement is checked here against what there is, planned as the workers will plan it, and then asked for: where the views are written
 //! down, and by whom, is the node's business ([`ViewStore`]). When it is done it is waited for until the workers have come to its tick.
@@ -56,6 +56,11 @@ impl Made {
         self.kept.iter().chain(self.named.iter().map(|(info, _)| info))
     }
 
+    /// The statement that makes a table; none: there is no table of this name.
+    pub(crate) fn table_sql(&self, name: &str) -> Option<&str> {
+        self.definitions.find(name).filter(|found| found.kind == ViewKind::Table).map(|found| found.sql.as_str())
+    }
+
     /// How many plain views are put into each other below what reads these. What a view reads comes before it.
     fn depth_of(&self, reads: &[String]) -> usize {
         let mut depths = BTreeMap::new();
@@ -87,12 +92,37 @@ impl ViewsOf {
     }
 }
 
-/// DROP [MATERIALIZED] VIEW.
+/// DROP [MATERIALIZED] VIEW, DROP TABLE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dropping {
+    pub(crate) what: Dropped,
     pub(crate) names: Vec<String>,
     pub(crate) cascade: bool,
     pub(crate) if_exists: bool,
+}
+
+/// What is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    View,
+    Table,
+}
+
+impl Dropped {
+    fn word(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Table => "table",
+        }
+    }
+
+    /// The command tag.
+    pub(crate) fn tag(self) -> &'static str {
+        match self {
+            Self::View => "DROP VIEW",
+            Self::Table => "DROP TABLE",
+        }
+    }
 }
 
 impl Engine {
@@ -117,6 +147,10 @@ impl Engine {
     }
 
     async fn plan_view(&self, made: &mut Made, definition: &ViewDefinition) -> Result<(), SqlError> {
+        if definition.kind == ViewKind::Table {
+            made.kept.push(made.known.add_table(definition).map_err(told)?);
+            return Ok(());
+        }
         if let Some((_, info)) = made.known.add(definition).map_err(told)? {
             made.kept.push(info);
             return Ok(());
@@ -212,22 +246,36 @@ impl Engine {
         }
     }
 
-    /// DROP [MATERIALIZED] VIEW.
+    /// DROP [MATERIALIZED] VIEW, DROP TABLE.
     pub(crate) async fn drop_views(&self, dropping: &Dropping) -> Result<Option<String>, SqlError> {
         let store = self.view_store()?;
         self.views_known().await?;
         let made = self.made().await?;
+        let word = dropping.what.word();
         for name in &dropping.names {
+            let is_other = |found: &ViewDefinition| (found.kind == ViewKind::Table) != (dropping.what == Dropped::Table);
+            if made.definitions.find(name).is_some_and(is_other) {
+                let other = if dropping.what == Dropped::Table { "VIEW" } else { "TABLE" };
+                return Err(SqlError::new(error::WRONG_OBJECT, format!("\"{name}\" is not a {word}"))
+                    .with_hint(format!("use DROP {other}")));
+            }
             if made.definitions.find(name).is_none() && self.is_taken(name, &made) {
                 return Err(SqlError::unsupported(format!("DROP of \"{name}\", which Weir itself keeps,")));
             }
         }
-        let Dropping { names, cascade, if_exists } = dropping.clone();
+        let Dropping { names, cascade, if_exists, .. } = dropping.clone();
         let missing: Vec<_> = names.iter().filter(|name| made.definitions.find(name).is_none()).cloned().collect();
         let changed = store.change(ViewChange::Drop { names, cascade, if_exists }).await.map_err(|why| not_changed(&why))?;
         match changed.outcome {
             ViewOutcome::Dropped(_) if missing.is_empty() => Ok(None),
-            ViewOutcome::Dropped(_) => Ok(Some(format!("view \"{}\" does not exist, skipping", missing.join("\", \"")))),
+            ViewOutcome::Dropped(_) => Ok(Some(format!("{word} \"{}\" does not exist, skipping", missing.join("\", \"")))),
+            ViewOutcome::Missing(name) => {
+                Err(SqlError::new(error::UNKNOWN_RELATION, format!("{word} \"{name}\" does not exist")))
+            }
+            ViewOutcome::Needed { name, by } => {
+                let message = format!("cannot drop {word} \"{name}\" because view \"{by}\" depends on it");
+                Err(SqlError::new(error::DEPENDENTS, message).with_hint("use DROP … CASCADE to drop the dependent views too"))
+            }
             other => Err(refused(&other)),
         }
     }
@@ -250,8 +298,8 @@ impl Engine {
         Ok(names)
     }
 
-    fn view_store(&self) -> Result<&Arc<dyn ViewStore>, SqlError> {
-        self.views.store.as_ref().ok_or_else(|| SqlError::unsupported("a change of views on a server without a chain"))
+    pub(crate) fn view_store(&self) -> Result<&Arc<dyn ViewStore>, SqlError> {
+        self.views.store.as_ref().ok_or_else(|| SqlError::unsupported("a change of views or tables on a server without a chain"))
     }
 
     /// Whether the workers can keep it, or queries expand it.
@@ -290,12 +338,12 @@ impl Engine {
         }
     }
 
-    fn is_taken(&self, name: &str, made: &Made) -> bool {
+    pub(crate) fn is_taken(&self, name: &str, made: &Made) -> bool {
         self.relations(made).any(|info| info.name == name) || crate::inventory::needs_record(name)
     }
 
     /// Waits until this node's workers have closed a tick. What is returned is to be told.
-    async fn reached(&self, tick: u64) -> Option<String> {
+    pub(crate) async fn reached(&self, tick: u64) -> Option<String> {
         let deadline = Instant::now() + Duration::from_millis(self.limits().time_ms_max);
         loop {
             let closed = self.live().frontier().await.ok().and_then(|frontier| frontier.closed);
@@ -303,7 +351,7 @@ impl Engine {
                 return None;
             }
             if Instant::now() >= deadline {
-                return Some(format!("the view is made as of tick {tick}, which the workers have not come to yet"));
+                return Some(format!("it is done as of tick {tick}, which the workers have not come to yet"));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -347,17 +395,17 @@ pub(crate) fn name_of(name: &ObjectName) -> Result<String, SqlError> {
         _ => {
             return Err(SqlError::new(
                 error::UNKNOWN_SCHEMA,
-                format!("schema of \"{name}\" does not exist: views are in public"),
+                format!("schema of \"{name}\" does not exist: views and tables are in public"),
             ));
         }
     };
     let good = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
     found.filter(good).ok_or_else(|| {
-        SqlError::new(error::BAD_NAME, format!("\"{name}\" is no name of a view: 1 to {NAME_BYTES_MAX} bytes of text"))
+        SqlError::new(error::BAD_NAME, format!("\"{name}\" is no name of a view or table: 1 to {NAME_BYTES_MAX} bytes of text"))
     })
 }
 
-fn exists(name: &str, if_not_exists: bool) -> Result<Option<String>, SqlError> {
+pub(crate) fn exists(name: &str, if_not_exists: bool) -> Result<Option<String>, SqlError> {
     let message = format!("relation \"{name}\" already exists");
     match if_not_exists {
         true => Ok(Some(format!("{message}, skipping"))),
@@ -365,29 +413,28 @@ fn exists(name: &str, if_not_exists: bool) -> Result<Option<String>, SqlError> {
     }
 }
 
-fn refused(outcome: &ViewOutcome) -> SqlError {
+pub(crate) fn refused(outcome: &ViewOutcome) -> SqlError {
     match outcome {
         ViewOutcome::Exists(name) => SqlError::new(error::RELATION_EXISTS, format!("relation \"{name}\" already exists")),
         ViewOutcome::Missing(name) => SqlError::new(error::UNKNOWN_RELATION, format!("view \"{name}\" does not exist")),
-        ViewOutcome::Needed { name, by } => {
-            let message = format!("cannot drop view \"{name}\" because view \"{by}\" depends on it");
-            SqlError::new(error::DEPENDENTS, message).with_hint("use DROP … CASCADE to drop the dependent views too")
-        }
         ViewOutcome::TooMany(views_max) => SqlError::new(error::LIMIT, format!("there are {views_max} views already"))
             .with_hint("drop one, or raise `query.views_max`"),
-        ViewOutcome::Created(_) | ViewOutcome::Dropped(_) => {
-            SqlError::new(error::INTERNAL, "a change was done that was not asked for")
-        }
+        ViewOutcome::Created(_)
+        | ViewOutcome::Dropped(_)
+        | ViewOutcome::Needed { .. }
+        | ViewOutcome::Written
+        | ViewOutcome::Stale(_)
+        | ViewOutcome::Full(_) => SqlError::new(error::INTERNAL, "a change was done that was not asked for"),
     }
 }
 
-fn not_changed(why: &str) -> SqlError {
+pub(crate) fn not_changed(why: &str) -> SqlError {
     SqlError::new(error::NOT_READY, format!("the change of views could not be written down: {why}"))
         .with_hint("SHOW VIEWS tells what there is; try again")
 }
 
 /// A plan that is refused, as SQL tells it.
-fn told(error: weir_plan::Error) -> SqlError {
+pub(crate) fn told(error: weir_plan::Error) -> SqlError {
     match error {
         weir_plan::Error::NoRelation(name) => SqlError::unknown_relation(name),
         weir_plan::Error::Unsupported { .. } => SqlError::new(error::UNSUPPORTED, error.to_string()),
@@ -399,11 +446,14 @@ fn told(error: weir_plan::Error) -> SqlError {
 /// Whether a statement is one of those that this file answers.
 pub(crate) fn dropping(ast: &Ast) -> Option<Result<Dropping, SqlError>> {
     use datafusion::sql::sqlparser::ast::ObjectType;
-    let Ast::Drop { object_type: ObjectType::View | ObjectType::MaterializedView, if_exists, names, cascade, .. } = ast else {
-        return None;
+    let Ast::Drop { object_type, if_exists, names, cascade, .. } = ast else { return None };
+    let what = match object_type {
+        ObjectType::View | ObjectType::MaterializedView => Dropped::View,
+        ObjectType::Table => Dropped::Table,
+        _ => return None,
     };
     let names = names.iter().map(name_of).collect::<Result<Vec<_>, _>>();
-    Some(names.map(|names| Dropping { names, cascade: *cascade, if_exists: *if_exists }))
+    Some(names.map(|names| Dropping { what, names, cascade: *cascade, if_exists: *if_exists }))
 }
 
 /// As PostgreSQL's.

@@ -16,6 +16,7 @@ mod scalar;
 mod script;
 mod sequence;
 mod sql;
+mod table;
 mod window;
 
 pub use datafusion_expr::{Expr, cast, col, lit, when};
@@ -27,3 +28,4 @@ pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
 pub use script::compile_script;
 pub use sequence::{Sequence, Stage};
 pub use sql::compile;
+pub use table::Table;

@@ -120,11 +120,28 @@ impl Keeper {
                 }
             }
         }
+        self.saved_as(name, state)
+    }
+
+    /// Keeps a state that begins now, whatever was saved under its name. The name may be forgotten again.
+    pub(crate) fn keep_new<S: State + 'static>(&self, name: impl Into<String>, state: S) -> Kept<S> {
+        let name = name.into();
+        assert!(self.0.names.borrow_mut().insert(name.clone()), "two operators are named {name}");
+        self.saved_as(name, state)
+    }
+
+    fn saved_as<S: State + 'static>(&self, name: String, state: S) -> Kept<S> {
         let state = Rc::new(RefCell::new(state));
         let saved = Rc::clone(&state);
         let save = move || shared::saving(|| saved.borrow().save());
         self.0.states.borrow_mut().push((name, Box::new(save)));
         Kept(state)
+    }
+
+    /// Lets go of a state: it is saved no more, and another one may have its name.
+    pub(crate) fn forget(&self, name: &str) {
+        self.0.names.borrow_mut().remove(name);
+        self.0.states.borrow_mut().retain(|(kept, _)| kept != name);
     }
 
     /// What was saved under a name that another state is kept under, for one that follows from it.

@@ -25,7 +25,7 @@ use pgwire::api::{
     PidSecretKeyGenerator as _, RandomPidSecretKeyGenerator, Type,
 };
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
-use pgwire::messages::response::ErrorResponse;
+use pgwire::messages::response::{ErrorResponse, TransactionStatus};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -117,7 +117,6 @@ impl StartupHandler for Handler {
         }
         let mut parameters = DefaultServerParameterProvider::default();
         parameters.server_version = SERVER_VERSION.to_owned();
-        parameters.default_transaction_read_only = true;
         let (pid, key) = self.keys.generate(client);
         client.set_pid_and_secret_key(pid, key.clone());
         let (handle, guard) = self.connections.register(pid, key);
@@ -165,6 +164,7 @@ impl Prepared {
             (Statement::Subscribe(_), _) => self.subscribable.as_ref().map(|subscribable| Arc::clone(&subscribable.schema)),
             (Statement::Fetch(_), _) => self.fetched.clone(),
             (Statement::Copy(_), _) => None,
+            (Statement::Write(_), _) => None,
             (_, Some(planned)) => Some(Arc::new(planned.plan.schema().as_arrow().clone())),
             _ => None,
         }
@@ -187,6 +187,7 @@ impl Handler {
         let (mut planned, mut subscribable, mut fetched) = (None, None, None);
         match &statement {
             Statement::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
+            Statement::Write(asked) => planned = Some(self.engine.plan_write(asked).await?),
             Statement::Subscribe(asked) => subscribable = Some(self.engine.subscribable(asked).await?),
             Statement::Copy(copy) => match &copy.source {
                 Source::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
@@ -271,7 +272,21 @@ impl Handler {
             }
             (Statement::DropViews(dropping), _) => {
                 note = self.engine.drop_views(dropping).await?;
-                Response::Execution(Tag::new("DROP VIEW"))
+                Response::Execution(Tag::new(dropping.what.tag()))
+            }
+            (Statement::CreateTable(create), _) => {
+                note = self.engine.create_table(create).await?;
+                Response::Execution(Tag::new("CREATE TABLE"))
+            }
+            (Statement::Write(_), Some(planned)) => {
+                let done = Box::pin(self.engine.write(planned, parameters)).await?;
+                note = done.note;
+                Response::Execution(Tag::new(done.tag).with_rows(done.rows))
+            }
+            (Statement::Truncate(table), _) => {
+                let done = self.engine.truncate(table).await?;
+                note = done.note;
+                Response::Execution(Tag::new(done.tag))
             }
             (Statement::Declare(declare), _) => {
                 cursors.declare(&self.engine, declare).await?;
@@ -296,7 +311,9 @@ impl Handler {
                 }
                 Response::Execution(Tag::new(tag))
             }
-            (Statement::Query(_), None) => return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned")),
+            (Statement::Query(_) | Statement::Write(_), None) => {
+                return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned"));
+            }
         };
         Ok((response, note))
     }
@@ -337,8 +354,11 @@ impl SimpleQueryHandler for Handler {
             let construct = "SUBSCRIBE or COPY together with other statements in one query";
             return Err(told(SqlError::unsupported(construct).with_hint("send it alone")));
         }
+        let mut within = client.transaction_status();
         for statement in statements {
-            let answered = match self.prepare(&cursors, statement).await {
+            let allowed = outside_transaction(&statement, &mut within);
+            let prepared = async { self.prepare(&cursors, allowed.and(Ok(statement))?).await };
+            let answered = match prepared.await {
                 Ok(prepared) => match self.stream(client, &prepared, None, (&Format::UnifiedText, Described::No)).await? {
                     Some(streamed) => streamed.map(|tag| (Response::Execution(tag), None)),
                     None => self.execute(&cursors, &prepared, None, &Format::UnifiedText).await,
@@ -377,6 +397,7 @@ impl ExtendedQueryHandler for Handler {
         PgWireError: From<C::Error>,
     {
         let prepared = &portal.statement.statement;
+        outside_transaction(&prepared.statement, &mut client.transaction_status()).map_err(told)?;
         let parameters = match &prepared.planned {
             Some(planned) => parameters::values(portal, &planned.plan)?,
             None => None,
@@ -394,6 +415,20 @@ impl ExtendedQueryHandler for Handler {
         tell(client, note).await?;
         Ok(response)
     }
+}
+
+/// What changes rows cannot be rolled back, so it is refused where a client could believe that it can.
+fn outside_transaction(statement: &Statement, within: &mut TransactionStatus) -> Result<(), SqlError> {
+    match statement {
+        Statement::Begin => *within = TransactionStatus::Transaction,
+        Statement::End(_) => *within = TransactionStatus::Idle,
+        Statement::Write(_) | Statement::Truncate(_) | Statement::CreateTable(_) if *within != TransactionStatus::Idle => {
+            let message = "tables cannot be changed inside a transaction block: it could not be rolled back";
+            return Err(SqlError::new(crate::error::IN_TRANSACTION, message).with_hint("turn the client's autocommit on"));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 struct Parser {
