@@ -48,7 +48,15 @@ impl Plan {
             Self::Sequence { sequence, .. } => {
                 let stages = list(sequence.stages.iter().map(|stage| format!("{} as {}", stage.predicate, stage.time_name)));
                 let keys = list(sequence.keys.iter().map(as_name));
-                format!("sequence by [{keys}] of [{stages}] in order of {} within {} ms", sequence.time, sequence.max_span_ms)
+                let (time, within) = (&sequence.time, sequence.max_span_ms);
+                let mut text = format!("sequence by [{keys}] of [{stages}] in order of {time} within {within} ms");
+                for absent in &sequence.absent {
+                    text += &format!(", none of {} after stage {}", absent.predicate, absent.after);
+                }
+                if let Some(until) = &sequence.until {
+                    text += &format!(", until {until}");
+                }
+                text
             }
         }
     }

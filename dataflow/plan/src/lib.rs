@@ -26,6 +26,6 @@ pub use error::Error;
 pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
 pub use script::compile_script;
-pub use sequence::{Sequence, Stage};
+pub use sequence::{Absent, Sequence, Stage};
 pub use sql::compile;
 pub use table::Table;

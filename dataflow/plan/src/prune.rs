@@ -42,7 +42,7 @@ impl Plan {
             Self::Sequence { sequence, .. } => {
                 sequence.keys.iter().for_each(|(expr, _)| add(expr));
                 add(&sequence.time);
-                sequence.id.iter().chain(sequence.stages.iter().map(|stage| &stage.predicate)).for_each(&mut add);
+                sequence.id.iter().chain(sequence.predicates()).for_each(&mut add);
             }
         }
         self.inputs().into_iter().for_each(|input| input.collect(names));

@@ -2,12 +2,12 @@
 //!
 //! ```sql
 //! CREATE RULE name AS SEQUENCE [FROM relation] BY column, … [ORDER BY time [, id]] WITH MAXSPAN INTERVAL '…' OVERLAP
-//!   [ predicate ] AS stage  [ predicate ] AS stage  …;
+//!   [ predicate ] AS stage  ![ predicate ]  [ predicate ] AS stage  …  UNTIL [ predicate ];
 //! SELECT column, stage_time, … FROM name;
 //! ```
 //!
 //! Without FROM the relation is `events`, ordered by `time, event_id`. A rule is a relation of its keys and a `…_time` per stage; what
-//! a chain is stands in `sequence.rs`. What the syntax of the rules has and this does not (negation, UNTIL, a stage's own BY, no OVERLAP)
+//! a chain is stands in `sequence.rs`. What the syntax of the rules has and this does not (a stage's own BY, no OVERLAP)
 //! is refused by name.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::sql::{Context, compile};
 use crate::window::milliseconds;
-use crate::{Error, Plan, SchemaOf, Sequence, Stage};
+use crate::{Absent, Error, Plan, SchemaOf, Sequence, Stage};
 
 /// Makes the plan of a file's SELECT, with the rules that stand before it as relations.
 pub fn compile_script(sql: &str, relations: &dyn SchemaOf) -> Result<Plan, Error> {
@@ -88,13 +88,15 @@ fn rule(statement: &[Token], known: &Known<'_>) -> Result<(String, Plan), Error>
     let head_end =
         tokens.iter().position(|token| matches!(token, Token::LBracket | Token::ExclamationMark)).unwrap_or(tokens.len());
     let head = Head::parse(&tokens[5..head_end.max(5)]).map_err(&failed)?;
-    let stages = stages(&tokens[head_end..]).map_err(&failed)?;
+    let Steps { stages, absent, until } = Steps::parse(&tokens[head_end..]).map_err(&failed)?;
 
     // The planner names and types everything that the stages compute, as the columns of a SELECT.
     let mut columns: Vec<String> = head.keys.iter().enumerate().map(|(n, key)| format!("{key} AS \"key#{n}\"")).collect();
     columns.push(format!("{} AS \"time#\"", head.time));
     columns.extend(head.id.iter().map(|id| format!("{id} AS \"id#\"")));
     columns.extend(stages.iter().enumerate().map(|(n, (predicate, _))| format!("({predicate}) AS \"stage#{n}\"")));
+    columns.extend(absent.iter().enumerate().map(|(n, (predicate, _))| format!("({predicate}) AS \"absent#{n}\"")));
+    columns.extend(until.iter().map(|predicate| format!("({predicate}) AS \"until#\"")));
     let input = compile(&format!("SELECT {} FROM {}", columns.join(", "), head.relation), known)?;
     let span = Context::new(known);
     let span =
@@ -119,6 +121,12 @@ fn rule(statement: &[Token], known: &Known<'_>) -> Result<(String, Plan), Error>
             .enumerate()
             .map(|(n, (_, name))| Stage { predicate: ident(format!("stage#{n}")), time_name: format!("{name}_time") })
             .collect(),
+        absent: absent
+            .iter()
+            .enumerate()
+            .map(|(n, (_, after))| Absent { predicate: ident(format!("absent#{n}")), after: *after })
+            .collect(),
+        until: until.as_ref().map(|_| ident("until#")),
         max_span_ms,
     };
     Ok((name.clone(), Plan::Sequence { input: Box::new(input), sequence }))
@@ -179,43 +187,73 @@ impl Head {
     }
 }
 
-/// Each stage's predicate and name.
-fn stages(mut tokens: &[Token]) -> Result<Vec<(String, String)>, String> {
-    let mut stages: Vec<(String, String)> = Vec::new();
-    while let Some((first, rest)) = tokens.split_first() {
-        match first {
-            Token::LBracket => {}
-            Token::ExclamationMark => return Err("a stage that must not happen (!) is not supported yet".into()),
-            _ if word(tokens, 0, "until") => return Err("UNTIL is not supported yet".into()),
-            other => return Err(format!("[ predicate ] was expected, not {other}")),
-        }
-        let mut depth = 1_u32;
-        let end = rest.iter().position(|token| {
-            match token {
-                Token::LBracket => depth += 1,
-                Token::RBracket => depth -= 1,
-                _ => {}
+/// What stands behind the head.
+#[derive(Default)]
+struct Steps {
+    /// Each stage's predicate and name.
+    stages: Vec<(String, String)>,
+    /// What must not happen, and behind how many stages.
+    absent: Vec<(String, usize)>,
+    until: Option<String>,
+}
+
+impl Steps {
+    fn parse(mut tokens: &[Token]) -> Result<Self, String> {
+        let mut steps = Self::default();
+        while !tokens.is_empty() {
+            if steps.until.is_some() {
+                return Err("UNTIL [ predicate ] must be the last".into());
             }
-            depth == 0
-        });
-        let end = end.ok_or("a stage's ] is missing")?;
-        let predicate = &rest[..end];
-        if predicate.is_empty() {
-            return Err("a stage's predicate is missing".into());
+            let (negated, until) = (tokens[0] == Token::ExclamationMark, word(tokens, 0, "until"));
+            let (predicate, rest) = predicate(&tokens[usize::from(negated || until)..])?;
+            tokens = rest;
+            if negated || until {
+                if word(tokens, 0, "as") {
+                    return Err("what must not happen has no time: leave its AS out".into());
+                }
+                match until {
+                    true => steps.until = Some(predicate),
+                    false => steps.absent.push((predicate, steps.stages.len())),
+                }
+                continue;
+            }
+            let mut name = format!("stage_{}", steps.stages.len() + 1);
+            if word(tokens, 0, "as") {
+                let Some(Token::Word(given)) = tokens.get(1) else { return Err("a stage's name must follow AS".into()) };
+                name = if given.quote_style.is_some() { given.value.clone() } else { given.value.to_ascii_lowercase() };
+                tokens = &tokens[2..];
+            }
+            steps.stages.push((predicate, name));
         }
-        if (0..predicate.len()).any(|n| word(predicate, n, "by")) {
-            return Err("a stage's own BY is not supported yet".into());
-        }
-        tokens = &rest[end + 1..];
-        let mut name = format!("stage_{}", stages.len() + 1);
-        if word(tokens, 0, "as") {
-            let Some(Token::Word(given)) = tokens.get(1) else { return Err("a stage's name must follow AS".into()) };
-            name = if given.quote_style.is_some() { given.value.clone() } else { given.value.to_ascii_lowercase() };
-            tokens = &tokens[2..];
-        }
-        stages.push((text(predicate), name));
+        Ok(steps)
     }
-    Ok(stages)
+}
+
+/// A predicate in brackets, and what stands behind it.
+fn predicate(tokens: &[Token]) -> Result<(String, &[Token]), String> {
+    let rest = match tokens.split_first() {
+        Some((Token::LBracket, rest)) => rest,
+        Some((other, _)) => return Err(format!("[ predicate ] was expected, not {other}")),
+        None => return Err("[ predicate ] was expected, not the end".into()),
+    };
+    let mut depth = 1_u32;
+    let end = rest.iter().position(|token| {
+        match token {
+            Token::LBracket => depth += 1,
+            Token::RBracket => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    let end = end.ok_or("a stage's ] is missing")?;
+    let predicate = &rest[..end];
+    if predicate.is_empty() {
+        return Err("a stage's predicate is missing".into());
+    }
+    if (0..predicate.len()).any(|n| word(predicate, n, "by")) {
+        return Err("a stage's own BY is not supported yet".into());
+    }
+    Ok((text(predicate), &rest[end + 1..]))
 }
 
 /// The tokens without blanks and comments.
@@ -296,6 +334,11 @@ mod tests {
         assert!(columns(&format!("{events}; SELECT host, count(*) AS c FROM r GROUP BY host;")).ends_with("c:Int64"));
         assert_eq!(columns("SELECT host FROM t;"), "host:Dictionary(UInt32, Utf8)");
         let plan = compile_script(&format!("{events}; SELECT host FROM r"), &relations()).unwrap().explain();
+        let broken = events.replace(" [ms = 2] AS b", " ![ms = 3] [ms = 2] AS b ![ms = 4] UNTIL [ms IN (5, 6)]");
+        assert_eq!(columns(&format!("{broken}; SELECT * FROM r")).matches("_time:").count(), 2);
+        let told = compile_script(&format!("{broken}; SELECT host FROM r"), &relations()).unwrap().explain();
+        let words = ["none of absent#0 after stage 1", "none of absent#1 after stage 2", "until until#"];
+        assert!(words.iter().all(|words| told.contains(words)), "{told}");
         assert!(plan.contains("sequence by [key#0 as host, key#1 as kind]") && plan.contains("within 5000 ms"), "{plan}");
     }
 
@@ -317,8 +360,13 @@ mod tests {
             (&rule("FROM t BY host WITH MAXSPAN INTERVAL '1 minute' OVERLAP [ms = 1] [ms = 2]"), "ORDER BY"),
             (&rule("BY upper(host) WITH MAXSPAN INTERVAL '1 minute' OVERLAP [ms = 1] [ms = 2]"), "BY takes columns"),
             (&rule(&format!("{with} [ms = 1]")), "1 stages"),
-            (&rule(&format!("{with} [ms = 1] ![ms = 2]")), "must not happen"),
-            (&rule(&format!("{with} [ms = 1] [ms = 2] UNTIL [ms = 3]")), "UNTIL"),
+            (&rule(&format!("{with} ![ms = 1] [ms = 2] [ms = 3]")), "before the first stage"),
+            (&rule(&format!("{with} [ms = 1] ![ms = 2]")), "1 stages"),
+            (&rule(&format!("{with} [ms = 1] ![ms = 2] AS a [ms = 3]")), "leave its AS out"),
+            (&rule(&format!("{with} [ms = 1] ![ms] [ms = 3]")), "Boolean"),
+            (&rule(&format!("{with} [ms = 1] [ms = 2] !")), "not the end"),
+            (&rule(&format!("{with} [ms = 1] [ms = 2] UNTIL [ms = 3] [ms = 4]")), "must be the last"),
+            (&rule(&format!("{with} {} [ms = 1] UNTIL [ms = 3]", "[ms = 2]".repeat(31))), "32 are allowed"),
             (&rule(&format!("{with} [ms = 1 BY kind] [ms = 2]")), "own BY"),
             (&rule(&format!("{with} [ms = 1] [ms = 2")), "] is missing"),
             (&rule(&format!("{with} [ms] [ms = 2]")), "Boolean"),

@@ -32,7 +32,7 @@ pub(super) fn sequence<'s>(
     context: &Context,
 ) -> Result<Deltas<'s>, weir_plan::Error> {
     let keys = sequence.keys.iter().map(|(key, _)| key.clone());
-    let stages = sequence.stages.iter().map(|stage| stage.predicate.clone());
+    let stages = sequence.predicates().cloned();
     let of_hits: Vec<Expr> = keys.chain([sequence.time.clone()]).chain(sequence.id.clone()).collect();
     let stages = Exprs::new(&stages.collect::<Vec<_>>(), &input.schema, "sequence, stage", &context.counters)?;
     let of_hits = Exprs::new(&of_hits, &input.schema, "sequence", &context.counters)?;
@@ -43,7 +43,7 @@ pub(super) fn sequence<'s>(
     let peers = input.deltas.scope().peers();
     let sender = Sender { stages, of_hits, interner: Interner::new(key_types, peers), peers, keys: key_types.len() };
     let chains = Chains {
-        shape: Shape { stages: sequence.stages.len(), span, has_id: sequence.id.is_some() },
+        shape: Shape::of(sequence, span),
         codec: RowCodec::new(key_types),
         unit,
         schema: Arc::clone(schema),
@@ -58,7 +58,7 @@ pub(super) fn sequence<'s>(
 struct Hit {
     time: i64,
     id: u64,
-    /// Bit n: it is a row of stage n.
+    /// Bit n: it is a row of stage n. Bits behind the stages: of what must not happen, and of UNTIL.
     stages: u32,
     /// How often it is there.
     count: i64,
@@ -178,35 +178,56 @@ struct Shape {
     span: i64,
     /// Whether rows of one time are in the order of their ids.
     has_id: bool,
+    /// Behind how many stages what must not happen stands.
+    after: [u8; 32],
+    absent: usize,
+    has_until: bool,
 }
 
 /// A chain: the time of each of its rows.
 type Chain = Box<[i64]>;
 
 impl Shape {
+    fn of(sequence: &Sequence, span: i64) -> Self {
+        let mut after = [0; 32];
+        for (place, absent) in after.iter_mut().zip(&sequence.absent) {
+            *place = u8::try_from(absent.after).expect("the plan was checked: at most 32 stages");
+        }
+        let (stages, has_id, has_until) = (sequence.stages.len(), sequence.id.is_some(), sequence.until.is_some());
+        Self { stages, span, has_id, after, absent: sequence.absent.len(), has_until }
+    }
+
+    /// Bits that a row may have.
+    fn bits(self) -> usize {
+        self.stages + self.absent + usize::from(self.has_until)
+    }
+
     /// The chains that begin from `first` to `last`, of rows in order, with how often each is there.
     fn chains(self, rows: &[Hit], first: i64, last: i64) -> Vec<(Chain, i64)> {
         let from = rows.partition_point(|hit| hit.time < first);
         let until = rows.partition_point(|hit| hit.time <= last.saturating_add(self.span));
         let rows = &rows[from..until];
         let mut found = vec![];
-        // Per stage: the earliest row of it behind the row at hand. Per row and stage: the next stage's row behind it.
-        let mut earliest: Vec<u32> = vec![NONE; self.stages + 1];
-        let mut next: Vec<u32> = vec![NONE; rows.len() * self.stages];
+        // Per bit: the earliest row of it behind the row at hand. Per row: those that its stages ask for; in the place of a stage the next
+        // stage's, in the places behind them what would break the chain.
+        let bits = self.bits();
+        let mut earliest: Vec<u32> = vec![NONE; bits];
+        let mut next: Vec<u32> = vec![NONE; rows.len() * bits];
         let mut end = rows.len();
         while end > 0 {
             // Rows without an order between them see the same rows behind them.
             let begin = rows[..end].partition_point(|hit| self.is_before(hit, &rows[end - 1]));
             for (place, hit) in rows.iter().enumerate().take(end).skip(begin).filter(|(_, hit)| hit.count > 0) {
                 for stage in (0..self.stages - 1).filter(|stage| hit.stages >> stage & 1 == 1) {
-                    next[place * self.stages + stage] = earliest[stage + 1];
+                    next[place * bits + stage] = earliest[stage + 1];
                 }
+                next[place * bits + self.stages..(place + 1) * bits].copy_from_slice(&earliest[self.stages..]);
                 if hit.stages & 1 == 1 && hit.time <= last {
                     found.extend(self.chain(rows, &next, place).map(|chain| (chain, hit.count)));
                 }
             }
             for (place, hit) in rows.iter().enumerate().take(end).skip(begin).filter(|(_, hit)| hit.count > 0) {
-                for stage in (0..self.stages).filter(|stage| hit.stages >> stage & 1 == 1) {
+                for stage in (0..bits).filter(|stage| hit.stages >> stage & 1 == 1) {
                     earliest[stage] = u32::try_from(place).expect("a key has fewer than 2^32 rows");
                 }
             }
@@ -217,14 +238,31 @@ impl Shape {
 
     fn chain(self, rows: &[Hit], next: &[u32], first: usize) -> Option<Chain> {
         let mut times = Vec::with_capacity(self.stages);
+        let mut places = [NONE; 32];
         let mut place = u32::try_from(first).ok()?;
-        for stage in 0..self.stages {
+        for (stage, kept) in places.iter_mut().enumerate().take(self.stages) {
             let hit = rows.get(place as usize)?;
             times.push(hit.time);
-            place = next[place as usize * self.stages + stage];
+            *kept = place;
+            place = next[place as usize * self.bits() + stage];
         }
-        let span = times.last()?.checked_sub(*times.first()?)?;
-        (span < self.span).then(|| times.into())
+        let (began, ended) = (*times.first()?, *times.last()?);
+        let is_within = |time: i64| time.checked_sub(began).is_some_and(|span| span < self.span);
+        let row = |place: u32| rows.get(place as usize);
+        // What would break it behind one of its rows.
+        let breaking = |place: u32, bit: usize| row(next[place as usize * self.bits() + self.stages + bit]);
+        let is_broken = (0..self.absent).any(|absent| {
+            let after = usize::from(self.after[absent]);
+            breaking(places[after - 1], absent).is_some_and(|hit| match places[..self.stages].get(after) {
+                Some(following) => row(*following).is_some_and(|following| self.is_before(hit, following)),
+                None => is_within(hit.time),
+            })
+        });
+        let is_ended = || {
+            let until = if self.has_until { breaking(places[0], self.absent) } else { None };
+            until.is_some_and(|hit| row(places[self.stages - 1]).is_some_and(|last| self.is_before(hit, last)))
+        };
+        (is_within(ended) && !is_broken && !is_ended()).then(|| times.into())
     }
 
     fn is_before(self, one: &Hit, other: &Hit) -> bool {
@@ -349,7 +387,21 @@ mod tests {
                     break;
                 }
             }
-            if chain.len() == shape.stages && chain[shape.stages - 1].time - first.time < shape.span {
+            let last = chain[chain.len() - 1];
+            let is_of = |hit: &Hit, bit: usize| hit.stages >> bit & 1 == 1;
+            let between = |hit: &Hit, one: &Hit, other: &Hit| shape.is_before(one, hit) && shape.is_before(hit, other);
+            let broken = |hit: &Hit| {
+                let absent = (0..shape.absent).any(|absent| {
+                    let after = usize::from(shape.after[absent]);
+                    is_of(hit, shape.stages + absent)
+                        && match chain.get(after) {
+                            Some(following) => between(hit, chain[after - 1], following),
+                            None => shape.is_before(last, hit) && hit.time - first.time < shape.span,
+                        }
+                });
+                absent || (shape.has_until && is_of(hit, shape.stages + shape.absent) && between(hit, first, last))
+            };
+            if chain.len() == shape.stages && last.time - first.time < shape.span && !rows.iter().any(broken) {
                 *found.entry(chain.iter().map(|hit| hit.time).collect()).or_insert(0) += first.count;
             }
         }
@@ -359,18 +411,23 @@ mod tests {
     proptest! {
         #[test]
         fn chains_are_those_of_the_set_of_rows(
-            rows in prop::collection::vec((0_i64..40, 0_u64..3, 1_u32..8, any::<bool>()), 1..40),
+            rows in prop::collection::vec((0_i64..40, 0_u64..3, 1_u32..64, any::<bool>()), 1..40),
             cuts in prop::collection::vec(1_usize..6, 40),
             span in 1_i64..30,
             has_id in any::<bool>(),
+            (absent, has_until, places) in (0_usize..3, any::<bool>(), [1_u8..4, 1..4]),
         ) {
-            let shape = Shape { stages: 3, span, has_id };
+            let mut after = [0; 32];
+            after[..2].copy_from_slice(&places);
+            let shape = Shape { stages: 3, span, has_id, after, absent, has_until };
+            // Rows of nothing but the bits of this shape never come.
+            let mask = (1_u32 << shape.bits()) - 1;
             // One (time, id) is one row: its stages follow from it. It comes, and some go again later, in any order of times.
             let mut all: Vec<Hit> = rows
                 .iter()
                 .map(|&(time, id, stages, _)| {
-                    let (id, stages) = if has_id { (id, 1 + (time as u32 * 5 + id as u32 * 3) % 7) } else { (0, stages) };
-                    Hit { time, id, stages, count: 1 }
+                    let (id, stages) = if has_id { (id, 1 + (time as u32 * 29 + id as u32 * 11) % 63) } else { (0, stages) };
+                    Hit { time, id, stages: stages & mask, count: 1 }
                 })
                 .collect();
             all.extend(all.clone().into_iter().zip(&rows).filter(|(_, row)| row.3).map(|(hit, _)| Hit { count: -1, ..hit }));
