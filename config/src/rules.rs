@@ -10,8 +10,8 @@ use crate::error::Error;
 /// Rule files of a node's config. They come into force when they are others than this node last asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RulesConfig {
-    /// Falco rule files, and folders that stand for their .yaml and .yml files by name, in the order in which they are read; at most
-    /// 256. Default: none, and the rules of the cluster stay as they are.
+    /// Rule files of Falco and Sigma, and folders that stand for their .yaml and .yml files by name, those of folders in them too, in the
+    /// order in which they are read; at most 256. Default: none, and the rules of the cluster stay as they are.
     pub paths: Vec<PathBuf>,
     /// How many rules an event may hit. Default `first`, as Falco's `rule_matching`.
     pub matching: RuleMatching,

@@ -66,20 +66,20 @@ fn variants() -> Vec<(&'static str, Alert)> {
 #[tokio::test]
 async fn every_alert_is_taken_and_a_resend_is_the_same() {
     let dir = dir_with_secrets();
-    for place in 0..SINKS.len() {
+    for (place, named) in SINKS.iter().enumerate() {
         let server = Server::start(good).await;
         let sinks = over_http(&server, dir.path(), place, 5_000);
         for (what, alert) in variants() {
             let mut sent = Vec::new();
             for _ in 0..2 {
                 let outcome = sinks.deliver("sink", alert.clone()).await;
-                assert_eq!(outcome, Outcome::Delivered, "{:?} {what}", SINKS[place]);
+                assert_eq!(outcome, Outcome::Delivered, "{named:?} {what}");
                 sent.push(server.taken());
             }
             assert!(!sent[0].is_empty());
-            assert_eq!(sent[0], sent[1], "{:?} {what}: a resend differs", SINKS[place]);
+            assert_eq!(sent[0], sent[1], "{named:?} {what}: a resend differs");
             for request in &sent[0] {
-                assert!(request.body.len() < 1 << 20, "{:?} {what}: {} bytes", SINKS[place], request.body.len());
+                assert!(request.body.len() < 1 << 20, "{named:?} {what}: {} bytes", request.body.len());
                 for line in request.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                     serde_json::from_slice::<Value>(line).unwrap();
                 }
@@ -91,7 +91,7 @@ async fn every_alert_is_taken_and_a_resend_is_the_same() {
 #[tokio::test]
 async fn answers_mean_what_they_mean_everywhere() {
     let dir = dir_with_secrets();
-    for place in 0..SINKS.len() {
+    for (place, named) in SINKS.iter().enumerate() {
         for (status, retries) in [
             (500, true),
             (502, true),
@@ -112,7 +112,7 @@ async fn answers_mean_what_they_mean_everywhere() {
                     assert_eq!(after_ms, Some(7_000));
                 }
                 Outcome::Refused { why } if !retries => assert!(!why.contains("s3cret"), "{why}"),
-                other => panic!("{:?} {status}: {other:?}", SINKS[place]),
+                other => panic!("{named:?} {status}: {other:?}"),
             }
         }
         // Nobody there, and somebody who says nothing.
@@ -122,7 +122,7 @@ async fn answers_mean_what_they_mean_everywhere() {
         for silent in [false, true] {
             let server = Server::start_silent().await;
             let sinks = if silent { over_http(&server, dir.path(), place, 300) } else { gone.clone() };
-            let Outcome::Retry { why, .. } = sinks.deliver("sink", alert()).await else { panic!("{:?}", SINKS[place]) };
+            let Outcome::Retry { why, .. } = sinks.deliver("sink", alert()).await else { panic!("{named:?}") };
             assert!(!why.contains("services/T/B") && !why.contains("s3cret"), "a secret is told: {why}");
         }
     }

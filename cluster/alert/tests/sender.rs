@@ -140,7 +140,7 @@ async fn a_sink_that_was_away_misses_nothing_though_senders_die() {
         assert!(before <= *revision, "{id}: {revision} after {before}");
     }
     assert_eq!(latest.values().filter(|revision| **revision == 2).count(), 10);
-    println!("{} deliveries of 91 revisions", got.lock().unwrap().len());
+    eprintln!("{} deliveries of 91 revisions", got.lock().unwrap().len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

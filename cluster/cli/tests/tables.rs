@@ -211,7 +211,7 @@ async fn types(client: &Client) {
     assert_eq!(ask(client, "INSERT INTO typed (g) VALUES (NULL)").await, "1");
     let row = "t|2|-2|3|0.25|0.5|it's|2026-02-03|2026-02-03 04:05:06|2026-02-03 02:05:06+00";
     assert_eq!(ask(client, "SELECT * FROM typed WHERE a").await, row);
-    assert_eq!(ask(client, "SELECT * FROM typed WHERE a IS NULL").await, vec!["NULL"; 10].join("|"));
+    assert_eq!(ask(client, "SELECT * FROM typed WHERE a IS NULL").await, ["NULL"; 10].join("|"));
     // The same row many times over: one DELETE takes them all.
     assert_eq!(ask(client, "INSERT INTO typed SELECT * FROM typed").await, "2");
     assert_eq!(ask(client, "UPDATE typed SET c = 7.5, d = c WHERE a").await, "2");

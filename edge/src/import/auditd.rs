@@ -160,7 +160,8 @@ impl Call {
             }
             "EXECVE" => self.args.extend(pairs.iter().filter_map(|(key, raw)| {
                 // A long argument comes in parts: a1[0], a1[1] …
-                let (number, part) = key.strip_prefix('a')?.split_once('[').unwrap_or((&key[1..], ""));
+                let place = key.strip_prefix('a')?;
+                let (number, part) = place.split_once('[').unwrap_or((place, ""));
                 let (number, text) = (number.parse().ok()?, raw.text()?);
                 Some((number, text)).filter(|_| part.is_empty() || part.ends_with(']'))
             })),
