@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::output::Bytes;
+use crate::packed::Bytes;
 
 /// How much of what changed is kept, of every relation and by every worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,11 @@ impl History {
             self.ticks.pop_front();
         }
         self.since = self.since.max(oldest);
+    }
+
+    /// All that is kept.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &(Bytes, i64)> {
+        self.ticks.iter().flat_map(|(_, changes)| changes)
     }
 
     /// The ticks behind `after`, up to `upto`.

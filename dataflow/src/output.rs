@@ -1,9 +1,9 @@
 //! What a standing relation is, at every tick that can still be asked for: a worker's share of its rows.
 //!
 //! A base holds the rows at tick `since`; changes of later ticks wait beside it, each under its tick. So a read at any tick from
-//! `since` to the newest closed one is exact, and costs one walk. Rows are arrow-row bytes of the outside types: plain text.
+//! `since` to the newest closed one is exact, and costs one walk. Rows are packed (`packed/`).
 //!
-//! Each row is kept by the worker that its bytes name. So a row and what withdraws it meet, also when the row was taken up from a checkpoint
+//! Each row is kept by the worker that its portable bytes name. So a row and what withdraws it meet, also when the row was taken up from a checkpoint
 //! of another number of workers.
 
 use std::cell::RefCell;
@@ -16,7 +16,6 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 use serde::{Deserialize, Serialize};
@@ -27,14 +26,14 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::{Handle as Probe, Probe as _};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::checkpoint::{Share, State, encode};
+use crate::checkpoint::{Share, State};
 use crate::delta::DeltaBatch;
 use crate::handle::{Digest, Held};
 use crate::history::{ChangesKept, History, consolidated};
+use crate::packed::{Bytes, Packer, SavedRows};
 use crate::relations::RelationInfo;
 use crate::render::owner;
 
-pub(crate) type Bytes = Box<[u8]>;
 type Counts<K> = HashMap<K, i64, foldhash::fast::FixedState>;
 
 /// A worker's share of one standing relation.
@@ -42,7 +41,7 @@ type Counts<K> = HashMap<K, i64, foldhash::fast::FixedState>;
 pub(crate) struct Output {
     name: String,
     schema: SchemaRef,
-    converter: RowConverter,
+    packer: Packer,
     since: u64,
     base: Counts<Bytes>,
     base_bytes: usize,
@@ -55,11 +54,10 @@ pub(crate) struct Output {
 impl Output {
     /// An empty relation.
     pub(crate) fn new(info: &RelationInfo, kept: ChangesKept) -> Result<Self, ArrowError> {
-        let fields = info.schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         Ok(Self {
             name: info.name.to_string(),
             schema: Arc::clone(&info.schema),
-            converter: RowConverter::new(fields)?,
+            packer: Packer::new(&info.schema)?,
             since: 0,
             base: Counts::default(),
             base_bytes: 0,
@@ -72,23 +70,23 @@ impl Output {
 
     /// Takes up changes.
     pub(crate) fn update(&mut self, delta: &DeltaBatch) {
-        let Some(rows) = self.encode(delta) else { return };
-        let changes = self.changes.entry(delta.tick).or_default();
-        for (row, diff) in rows.iter().zip(&delta.diffs) {
-            if *diff != 0 {
-                changes.push((row.as_ref().into(), *diff));
-            }
-        }
+        let mut changes = self.changes.remove(&delta.tick).unwrap_or_default();
+        self.pack(&delta.rows, &delta.diffs, |_, row, diff| changes.push((row.into(), diff)));
+        self.changes.insert(delta.tick, changes);
     }
 
     /// Takes up what people wrote: of these rows those that are this worker's.
-    pub(crate) fn write(&mut self, tick: u64, rows: &RecordBatch, diffs: &[i64], share: Share) -> Result<(), ArrowError> {
-        let encoded = self.converter.convert_columns(outside(rows, &self.schema)?.columns())?;
-        let changes = self.changes.entry(tick).or_default();
-        for (row, diff) in encoded.iter().zip(diffs).filter(|(row, diff)| **diff != 0 && share.owns(row.as_ref())) {
-            changes.push((row.as_ref().into(), *diff));
-        }
-        Ok(())
+    pub(crate) fn write(&mut self, tick: u64, rows: &RecordBatch, diffs: &[i64], share: Share) {
+        let mut changes = self.changes.remove(&tick).unwrap_or_default();
+        let mut portable = Vec::new();
+        self.pack(rows, diffs, |packer, row, diff| {
+            portable.clear();
+            packer.portable(row, &mut portable);
+            if share.owns(&portable) {
+                changes.push((row.into(), diff));
+            }
+        });
+        self.changes.insert(tick, changes);
     }
 
     /// Lets all rows go that are there up to and with this tick, which is the newest.
@@ -97,30 +95,37 @@ impl Output {
         self.changes.entry(tick).or_default().extend(rows.into_iter().map(|(row, count)| (row, -count)));
     }
 
-    fn encode(&mut self, delta: &DeltaBatch) -> Option<Rows> {
-        let encoded = outside(&delta.rows, &self.schema).and_then(|rows| self.converter.convert_columns(rows.columns()));
-        let failed = |error| {
-            self.errors += delta.diffs.len() as u64;
-            tracing::error!(relation = %self.name, %error, "a view's rows do not fit its columns");
+    /// Hands out each row that comes or goes. Rows that do not fit the columns are counted.
+    fn pack(&mut self, rows: &RecordBatch, diffs: &[i64], mut each: impl FnMut(&Packer, &[u8], i64)) {
+        let mut packed = Vec::with_capacity(rows.num_rows());
+        let done = match rows.num_columns() == self.schema.fields().len() {
+            true => self.packer.pack(rows.columns(), rows.num_rows(), |row| packed.push(Bytes::from(row))),
+            false => Err(ArrowError::SchemaError(format!("{} columns", rows.num_columns()))),
         };
-        encoded.map_err(failed).ok()
+        if let Err(error) = done {
+            self.errors += diffs.len() as u64;
+            tracing::error!(relation = %self.name, %error, "rows do not fit the relation's columns");
+            return;
+        }
+        packed.iter().zip(diffs).filter(|(_, diff)| **diff != 0).for_each(|(row, diff)| each(&self.packer, row, *diff));
     }
 
     /// The changes by the worker that keeps each row.
     fn parts(&mut self, delta: &DeltaBatch, peers: usize) -> Vec<Part> {
-        let Some(rows) = self.encode(delta) else { return vec![] };
         let mut parts: Vec<Vec<(Bytes, i64)>> = vec![Vec::new(); peers];
-        for (row, diff) in rows.iter().zip(&delta.diffs) {
-            if *diff != 0 {
-                parts[owner(row.as_ref(), peers)].push((row.as_ref().into(), *diff));
-            }
-        }
+        let mut portable = Vec::new();
+        self.pack(&delta.rows, &delta.diffs, |packer, row, diff| {
+            portable.clear();
+            packer.portable(row, &mut portable);
+            parts[owner(&portable, peers)].push((portable.as_slice().into(), diff));
+        });
         let parts = parts.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
         parts.map(|(owner, rows)| Part { owner: owner as u64, tick: delta.tick, rows }).collect()
     }
 
     fn take(&mut self, part: Part) {
-        self.changes.entry(part.tick).or_default().extend(part.rows);
+        let rows = part.rows.iter().filter_map(|(row, diff)| self.packer.packed(row, &[]).map(|row| (row, *diff)));
+        self.changes.entry(part.tick).or_default().extend(rows);
     }
 
     /// From a checkpoint at this tick on: nothing before can be read.
@@ -142,6 +147,8 @@ impl Output {
         }
         self.past.trim(since);
         self.since = since;
+        let changes = self.changes.values().flatten().chain(self.past.changes()).map(|(row, _)| row);
+        self.packer.sweep(|| self.base.keys().chain(changes).map(|row| &**row));
     }
 
     fn fold(&mut self, row: &Bytes, diff: i64) {
@@ -237,20 +244,23 @@ impl Output {
         &self.schema
     }
 
-    /// Decodes rows into a batch of the given columns.
+    /// Unpacks rows of this output into a batch of the given columns.
     pub(crate) fn decode(&self, rows: &[Bytes], columns: &[usize]) -> Result<RecordBatch, ArrowError> {
-        let parser = self.converter.parser();
-        let arrays = self.converter.convert_rows(rows.iter().map(|row| parser.parse(row)))?;
-        project(&arrays, &self.schema, columns, rows.len())
+        let arrays = self.packer.unpack(rows.iter().map(|row| &**row), columns)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(Arc::new(self.schema.project(columns)?), arrays, &options)
     }
 
     /// The order-free hash of this worker's rows: add those of all workers.
     pub(crate) fn digest(&mut self, tick: u64) -> (u128, u64) {
         let (mut hash, mut rows) = (0_u128, 0_u64);
-        self.at(tick, |row, count| {
-            hash = hash.wrapping_add(xxh3_128(row).wrapping_mul(u128::from(count)));
-            rows += count;
-        });
+        let mut portable = Vec::new();
+        for (row, count) in self.rows_at(tick) {
+            portable.clear();
+            self.packer.portable(&row, &mut portable);
+            hash = hash.wrapping_add(xxh3_128(&portable).wrapping_mul(u128::from(count.unsigned_abs())));
+            rows += count.unsigned_abs();
+        }
         (hash, rows)
     }
 
@@ -260,7 +270,7 @@ impl Output {
         Held {
             relation: self.name.clone(),
             rows: self.base.len() as u64,
-            bytes: (self.base_bytes + waiting + self.past.bytes()) as u64,
+            bytes: (self.base_bytes + waiting + self.past.bytes() + self.packer.bytes()) as u64,
         }
     }
 
@@ -271,7 +281,7 @@ impl Output {
 }
 
 impl State for Output {
-    type Saved = Vec<(Bytes, i64)>;
+    type Saved = SavedRows<i64>;
 
     fn save(&self) -> Vec<u8> {
         let mut counts: Counts<&Bytes> = self.base.iter().map(|(row, count)| (row, *count)).collect();
@@ -279,23 +289,14 @@ impl State for Output {
             *counts.entry(row).or_default() += diff;
         }
         let rows = counts.into_iter().filter(|(_, count)| *count != 0);
-        encode(&rows.map(|(row, count)| (Raw(row), count)).collect::<Vec<_>>())
+        self.packer.save(rows.map(|(row, count)| (&**row, count)))
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
-        for (row, count) in parts.into_iter().flatten().filter(|(row, _)| share.owns(row)) {
+        for (row, count) in parts.into_iter().flat_map(|part| self.packer.load(part, share)).collect::<Vec<_>>() {
             self.base_bytes += row.len();
             *self.base.entry(row).or_default() += count;
         }
-    }
-}
-
-/// Bytes written at once; postcard reads them back as a sequence of bytes.
-struct Raw<'a>(&'a [u8]);
-
-impl Serialize for Raw<'_> {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(self.0)
     }
 }
 
@@ -350,15 +351,6 @@ pub(crate) fn attach<'s>(stream: Stream<'s, u64, Vec<DeltaBatch>>, output: &Rc<R
             }
         })
         .probe_with(probe);
-}
-
-/// The rows with every column in its outside type.
-pub(crate) fn outside(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    if rows.num_columns() != schema.fields().len() {
-        let (have, want) = (rows.num_columns(), schema.fields().len());
-        return Err(ArrowError::SchemaError(format!("{have} columns where {want} are declared")));
-    }
-    project(rows.columns(), schema, &(0..rows.num_columns()).collect::<Vec<_>>(), rows.num_rows())
 }
 
 /// Picks columns by place, each in its outside type.

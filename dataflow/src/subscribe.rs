@@ -13,7 +13,8 @@ use arrow::error::ArrowError;
 
 use crate::handle::{ChangesRead, Failure};
 use crate::mesh::Body;
-use crate::output::{Bytes, Output};
+use crate::output::Output;
+use crate::packed::Bytes;
 use crate::peek::{PART_BYTES_MAX, ROWS_PER_PART, Shelf, internal, ipc};
 use crate::relations;
 

@@ -105,7 +105,7 @@ pub(crate) fn write(output: &Rc<RefCell<Output>>, tick: u64, rows: &TableRows, s
         TableRows::Changed(bytes) => {
             let schema = Arc::clone(output.schema());
             for (rows, diffs) in TableRows::decode(bytes, &schema)? {
-                output.write(tick, &rows, &diffs, share)?;
+                output.write(tick, &rows, &diffs, share);
             }
         }
         TableRows::Cleared => output.clear(tick),

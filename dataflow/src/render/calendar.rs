@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::Array;
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -15,11 +16,11 @@ use timely::dataflow::operators::generic::operator::Operator;
 use weir_plan::Expr;
 
 use super::keyed::consolidate;
-use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
-use crate::checkpoint::{Share, State, encode};
-use crate::delta::{DeltaBatch, Deltas};
+use crate::checkpoint::{Share, State};
+use crate::delta::{DeltaBatch, Deltas, options};
 use crate::expr::{Exprs, moments, tick_of};
+use crate::packed::{Bytes, Packer, SavedRows};
 
 pub(super) fn visible<'s>(
     input: &Relation<'s>,
@@ -29,10 +30,9 @@ pub(super) fn visible<'s>(
 ) -> Result<Deltas<'s>, weir_plan::Error> {
     let exprs = Exprs::new(from.into_iter().chain(until), &input.schema, "visible", &context.counters)?;
     let bounds = Bounds { exprs, has_from: from.is_some(), has_until: until.is_some() };
-    let codec = RowCodec::of(&input.schema);
-    let (schema, ticks) = (Arc::clone(&input.schema), context.ticks.clone());
+    let ticks = context.ticks.clone();
     let deltas = input.deltas.clone();
-    let due = context.keeper.keep(context.state_name("calendar"), Due::default());
+    let due = context.keeper.keep(context.state_name("calendar"), Due::new(&input.schema));
     Ok(deltas.unary_frontier::<CapacityContainerBuilder<Vec<DeltaBatch>>, _, _, _>(Pipeline, "Calendar", move |cap, _| {
         let mut held: Option<Capability<u64>> = due.borrow().first().map(|first| cap.delayed(&first));
         drop(cap);
@@ -44,7 +44,7 @@ pub(super) fn visible<'s>(
                 }
                 let mut out = output.session(&cap);
                 for batch in batches.flat_map(|batches| batches.drain(..)) {
-                    let now = due.schedule(&bounds, &codec, batch);
+                    let now = due.schedule(&bounds, batch);
                     if !now.is_empty() {
                         out.give(now);
                     }
@@ -59,10 +59,7 @@ pub(super) fn visible<'s>(
             while let Some(first) = due.first().filter(|first| !frontier.less_equal(first)) {
                 let Some(cap) = held.as_ref() else { unreachable!("entries are held by a capability") };
                 let tick = ticks.at_or_after(first);
-                let rows = due.take_through(tick);
-                if !rows.is_empty() {
-                    let diffs = rows.iter().map(|(_, diff)| *diff).collect();
-                    let batch = codec.batch(&schema, tick, rows.iter().map(|(row, _)| &**row), diffs);
+                if let Some(batch) = due.take_through(tick) {
                     output.session(&cap.delayed(&tick)).give(batch);
                 }
                 if let (Some(held), Some(next)) = (&mut held, due.first()) {
@@ -83,27 +80,29 @@ struct Bounds {
 }
 
 /// What comes or goes later, by moment.
-#[derive(Default)]
-struct Due(BTreeMap<u64, Pending>);
+struct Due {
+    schema: SchemaRef,
+    packer: Packer,
+    moments: BTreeMap<u64, Pending>,
+}
 
 /// The operator is linear, so a pending row may be on another worker than what withdraws it: each row has its owner by its bytes.
 impl State for Due {
-    type Saved = Vec<(u64, Vec<(Bytes, i64)>)>;
+    type Saved = SavedRows<(u64, i64)>;
 
     fn save(&self) -> Vec<u8> {
-        let consolidated = |(moment, pending): (&u64, &Pending)| {
-            let mut rows = pending.rows.clone();
+        let consolidated = self.moments.iter().map(|(moment, pending)| {
+            let mut rows: Vec<(&Bytes, i64)> = pending.rows.iter().map(|(row, diff)| (row, *diff)).collect();
             consolidate(&mut rows);
             (*moment, rows)
-        };
-        encode(&self.0.iter().map(consolidated).collect::<Vec<_>>())
+        });
+        let rows = consolidated.flat_map(|(moment, rows)| rows.into_iter().map(move |(row, diff)| (&**row, (moment, diff))));
+        self.packer.save(rows)
     }
 
     fn load(&mut self, parts: Vec<Self::Saved>, share: Share) {
-        for (moment, rows) in parts.into_iter().flatten() {
-            for (row, diff) in rows.into_iter().filter(|(row, _)| share.owns(row)) {
-                self.add(moment, &row, diff);
-            }
+        for (row, (moment, diff)) in parts.into_iter().flat_map(|part| self.packer.load(part, share)).collect::<Vec<_>>() {
+            add(&mut self.moments, moment, row, diff);
         }
     }
 }
@@ -116,12 +115,17 @@ struct Pending {
 }
 
 impl Due {
+    fn new(schema: &SchemaRef) -> Self {
+        let packer = Packer::new(schema).expect("the plan was checked: these types have bytes");
+        Self { schema: Arc::clone(schema), packer, moments: BTreeMap::new() }
+    }
+
     fn first(&self) -> Option<u64> {
-        self.0.first_key_value().map(|(&moment, _)| moment)
+        self.moments.first_key_value().map(|(&moment, _)| moment)
     }
 
     /// Enters what lies ahead; returns what is visible now.
-    fn schedule(&mut self, bounds: &Bounds, codec: &RowCodec, batch: DeltaBatch) -> DeltaBatch {
+    fn schedule(&mut self, bounds: &Bounds, batch: DeltaBatch) -> DeltaBatch {
         let (batch, columns) = bounds.exprs.evaluate(batch);
         let mut columns = columns.iter().map(moments);
         let from = bounds.has_from.then(|| columns.next()).flatten();
@@ -129,42 +133,53 @@ impl Due {
         let at = |moments: &Option<arrow::array::Int64Array>, row: usize| {
             moments.as_ref().filter(|moments| moments.is_valid(row)).map(|moments| tick_of(moments.value(row)))
         };
-        let bytes = codec.encode(batch.rows.columns(), batch.len());
-        let mut now = vec![];
-        for (row, &diff) in batch.diffs.iter().enumerate() {
-            let from = at(&from, row).unwrap_or(0).max(batch.tick);
-            let until = at(&until, row).unwrap_or(u64::MAX);
+        let (moments, mut now, mut row) = (&mut self.moments, vec![], 0);
+        let packed = self.packer.pack(batch.rows.columns(), batch.len(), |bytes| {
+            let (at_row, diff) = (row, batch.diffs[row]);
+            row += 1;
+            let from = at(&from, at_row).unwrap_or(0).max(batch.tick);
+            let until = at(&until, at_row).unwrap_or(u64::MAX);
             if until <= from {
-                continue;
+                return;
             }
             if from == batch.tick {
-                now.push(u32::try_from(row).expect("a batch has fewer than 2^32 rows"));
+                now.push(u32::try_from(at_row).expect("a batch has fewer than 2^32 rows"));
             } else {
-                self.add(from, bytes.row(row), diff);
+                add(moments, from, bytes.into(), diff);
             }
             if until < u64::MAX {
-                self.add(until, bytes.row(row), -diff);
+                add(moments, until, bytes.into(), -diff);
             }
-        }
+        });
+        packed.expect("the columns have the schema's types");
         if now.len() == batch.len() { batch } else { batch.take(&now) }
     }
 
-    fn add(&mut self, moment: u64, row: &[u8], diff: i64) {
-        let pending = self.0.entry(moment).or_default();
-        pending.rows.push((row.into(), diff));
-        if pending.rows.len() >= pending.consolidate_at.max(CONSOLIDATE_MIN) {
-            consolidate(&mut pending.rows);
-            pending.consolidate_at = pending.rows.len() * 2;
-        }
-    }
-
-    /// Takes out what falls due up to a tick, as one consolidated change.
-    fn take_through(&mut self, tick: u64) -> Vec<(Bytes, i64)> {
-        let later = if tick == u64::MAX { BTreeMap::new() } else { self.0.split_off(&(tick + 1)) };
-        let due = std::mem::replace(&mut self.0, later);
+    /// Takes out what falls due up to a tick, as one consolidated change. None when nothing does.
+    fn take_through(&mut self, tick: u64) -> Option<DeltaBatch> {
+        let later = if tick == u64::MAX { BTreeMap::new() } else { self.moments.split_off(&(tick + 1)) };
+        let due = std::mem::replace(&mut self.moments, later);
         let mut rows: Vec<_> = due.into_values().flat_map(|pending| pending.rows).collect();
         consolidate(&mut rows);
-        rows
+        if rows.is_empty() {
+            return None;
+        }
+        let columns: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let unpacked = self.packer.unpack(rows.iter().map(|(row, _)| &**row), &columns).expect("this packer packed them");
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), unpacked, &options(rows.len()));
+        let pending = self.moments.values().flat_map(|pending| &pending.rows);
+        self.packer.sweep(|| pending.map(|(row, _)| &**row));
+        let diffs = rows.iter().map(|(_, diff)| *diff).collect();
+        Some(DeltaBatch::new(tick, batch.expect("the packer has the schema's types"), diffs))
+    }
+}
+
+fn add(moments: &mut BTreeMap<u64, Pending>, moment: u64, row: Bytes, diff: i64) {
+    let pending = moments.entry(moment).or_default();
+    pending.rows.push((row, diff));
+    if pending.rows.len() >= pending.consolidate_at.max(CONSOLIDATE_MIN) {
+        consolidate(&mut pending.rows);
+        pending.consolidate_at = pending.rows.len() * 2;
     }
 }
 
