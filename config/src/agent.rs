@@ -241,7 +241,7 @@ impl AgentConfig {
 /// What people write.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawAgent {
+pub(crate) struct RawAgent {
     host: Option<String>,
     cloud: Option<String>,
     zone: Option<String>,

@@ -51,7 +51,7 @@ impl DemoConfig {
 /// What people write.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawDemo {
+pub(crate) struct RawDemo {
     nodes: Option<i64>,
     workers: Option<i64>,
     fleet: Option<i64>,

@@ -12,7 +12,10 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use crate::agent::RawAgent;
+use crate::demo::RawDemo;
 use crate::error::Error;
+use crate::node::RawNode;
 
 /// A parsed file with its overrides; knows the line and the text of each key.
 pub(crate) struct Document {
@@ -180,8 +183,9 @@ impl Document {
             let cure = cure_of_type(&key, &over.text);
             return Err(over.wrong(&key, plain(error.message()), cure));
         };
-        // A variable without a section that is no key belongs to somebody else.
-        if path.len() == 1 { Ok(()) } else { Err(over.wrong(&key, "unknown key".into(), unknown.cure())) }
+        // A variable without a section that is no key belongs to somebody else, as do sections of the roles that share this environment.
+        let others = path.len() == 1 || (unknown.key == path[0] && is_section(&path[0]));
+        if others { Ok(()) } else { Err(over.wrong(&key, "unknown key".into(), unknown.cure())) }
     }
 
     fn syntax(&self, text: &str, error: &toml::de::Error) -> Error {
@@ -235,6 +239,16 @@ impl Unknown {
             _ => format!("remove it; known here: {}", self.known.join(", ")),
         }
     }
+}
+
+/// Whether some role has a section of this name.
+fn is_section(name: &str) -> bool {
+    fn takes<R: DeserializeOwned>(name: &str) -> bool {
+        let table = Table::from_iter([(name.to_owned(), Value::Table(Table::new()))]);
+        let refused = Value::Table(table).try_into::<R>().err();
+        !refused.is_some_and(|error| Unknown::of(error.message()).is_some_and(|unknown| unknown.key == name))
+    }
+    takes::<RawNode>(name) || takes::<RawAgent>(name) || takes::<RawDemo>(name)
 }
 
 /// Sizes and times are whole numbers, their unit stands in the key. Whoever writes "8MiB" or "10ms" is told the number.

@@ -6,8 +6,9 @@
 //! - TOML; unknown keys are refused. Sizes and times are whole numbers, the unit stands in the key (`_bytes`, `_ms`), the
 //!   same word in file, code, metric and manual.
 //! - `WEIR_` and the path with `__` overrides a key: `WEIR_LISTEN__SQL=127.0.0.1:8432`, `WEIR_TICK_MS=250`. The value is read
-//!   as TOML where the key takes it so, else as text. A variable with a section that is no key is refused; one without a
-//!   section that is no key belongs to somebody else, as `WEIR_LOG` does, which says what is logged.
+//!   as TOML where the key takes it so, else as text. A variable with a section that is no key is refused, unless the section is
+//!   another role's, which may share the environment; one without a section that is no key belongs to somebody else, as `WEIR_LOG` does,
+//!   which says what is logged.
 //! - Relative paths, also from the environment, are relative to the folder of the file.
 //! - An [`Error`] is one line: file and line, key, value, what is wrong, what to do.
 //!

@@ -256,7 +256,7 @@ impl NodeConfig {
 /// What people write.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawNode {
+pub(crate) struct RawNode {
     id: Option<String>,
     data_dir: Option<PathBuf>,
     shared_dir: Option<PathBuf>,

@@ -140,6 +140,11 @@ fn the_environment_overrides() {
     assert_eq!(with("PATH", "1").unwrap(), plain);
 
     let line = |name, value| with(name, value).unwrap_err().to_string();
+    assert_eq!(with("WEIR_COLLECTOR__EBPF", "false").unwrap(), plain, "an agent's, which may share the environment");
+    assert_eq!(
+        line("WEIR_COLECTOR__EBPF", "false").split(';').next(),
+        Some("environment WEIR_COLECTOR__EBPF: colector.ebpf = false: unknown key")
+    );
     assert_eq!(line("WEIR_LISTEN__SQK", "1"), "environment WEIR_LISTEN__SQK: listen.sqk = 1: unknown key; did you mean `sql`?");
     assert_eq!(
         line("WEIR_TICK_MS", "1"),

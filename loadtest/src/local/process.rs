@@ -51,13 +51,21 @@ impl Running {
         let line = tokio::time::timeout(FIRST_LINE_WITHIN, self.lines.next_line()).await;
         match line {
             Ok(Ok(Some(line))) => Ok(line),
-            Ok(_) => {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().take(5).collect();
-                anyhow::bail!("{} ended at its start:\n{}", self.name, last.into_iter().rev().collect::<Vec<_>>().join("\n"))
-            }
+            Ok(_) => anyhow::bail!("{} ended at its start:\n{}", self.name, self.last_words()),
             Err(_) => anyhow::bail!("{} said nothing for {} s", self.name, FIRST_LINE_WITHIN.as_secs()),
         }
+    }
+
+    /// Waits until it ends by itself; the end of its log.
+    pub async fn ended(&mut self) -> String {
+        let _ = self.child.wait().await;
+        self.last_words()
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(5).collect();
+        last.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     /// Its process id, while it runs.

@@ -87,12 +87,12 @@ impl Data {
 async fn demo(config: &DemoConfig, data: Data, lasts: Option<Duration>, json: bool) -> anyhow::Result<()> {
     let stop = crate::asked_to_stop(crate::Until::Signal);
     tokio::pin!(stop);
-    let running = tokio::select! {
+    let mut running = tokio::select! {
         started = start(config, &data) => started?,
         () = &mut stop => return Ok(()),
     };
     let mut out = std::io::stdout();
-    let Started { addresses, .. } = &running;
+    let Started { addresses, agent, .. } = &mut running;
     writeln!(out, "ready sql={} http={} quic={}", addresses.sql, addresses.http, addresses.quic)?;
     out.flush()?;
     let end = async {
@@ -101,7 +101,12 @@ async fn demo(config: &DemoConfig, data: Data, lasts: Option<Duration>, json: bo
             None => std::future::pending().await,
         }
     };
+    let alone = async {
+        progress(&format!("the agent of this host has ended, the rest goes on: {}", agent.ended().await));
+        std::future::pending::<()>().await;
+    };
     let failed = tokio::select! {
+        () = alone => None,
         shown = screen::show(addresses, config, json) => shown.err(),
         () = &mut stop => None,
         () = end => None,
