@@ -12,10 +12,12 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use weir_edge::probe::raw::{CgroupOp, Exec, Role, Tcp, TcpOp, What, Who};
-use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, Unavailable};
+use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, UdpPolicy, Unavailable};
 
 #[path = "live/calls.rs"]
 mod calls;
+#[path = "live/datagrams.rs"]
+mod datagrams;
 
 type Case = fn() -> Result<(), Skip>;
 struct Skip(String);
@@ -531,7 +533,7 @@ impl Lab {
 fn all() -> Options {
     // The cases act from this process: nothing of it is left out. System calls have their own cases: unhooking them takes seconds.
     let hooks = HookSet { security: false, changes: false, memory: false, ..Options::default().hooks };
-    Options { skip_pid: None, hooks, ..Options::default() }
+    Options { skip_pid: None, hooks, udp: UdpPolicy::OFF, ..Options::default() }
 }
 
 struct Group {

@@ -26,12 +26,12 @@ pub(super) fn all() -> Options {
     Options { skip_pid: None, ..Options::default() }
 }
 
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     /// The hook without which the case is skipped.
-    needs: &'static str,
-    script: &'static str,
-    told: &'static str,
+    pub(super) needs: &'static str,
+    pub(super) script: &'static str,
+    pub(super) told: &'static str,
 }
 
 const CASES: &[Case] = &[
@@ -243,7 +243,7 @@ pub(super) fn are_told_field_by_field() -> Result<(), Skip> {
     let mut lab = Lab::new(all())?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = listener.local_addr().expect("bound").port();
-    for case in CASES {
+    for case in CASES.iter().chain(super::datagrams::CASES) {
         // A kernel without modules tells of them by another hook.
         let by_number = case.name == "module" && lab.report.attached("sys_enter (absent modules)");
         if !(lab.report.attached(case.needs) || by_number) {
