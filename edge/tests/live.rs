@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 use weir_edge::probe::raw::{CgroupOp, Exec, Role, Tcp, TcpOp, What, Who};
 use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, UdpPolicy, Unavailable};
 
+#[path = "live/actions.rs"]
+mod actions;
 #[path = "live/calls.rs"]
 mod calls;
 #[path = "live/datagrams.rs"]
 mod datagrams;
+#[path = "live/storms.rs"]
+mod storms;
 
 type Case = fn() -> Result<(), Skip>;
 struct Skip(String);
@@ -42,6 +46,8 @@ const CASES: &[(&str, Case)] = &[
     ("what_harms_nobody_is_not_told", calls::what_harms_nobody_is_not_told),
     ("a_kill_inside_a_container_names_the_target_of_the_host", calls::a_kill_inside_a_container_names_the_target_of_the_host),
     ("calls_beyond_the_limit_are_counted_exactly", calls::beyond_the_limit_are_counted_exactly),
+    ("actions_are_told_field_by_field", actions::are_told_field_by_field),
+    ("two_thousand_processes_are_told_or_counted", actions::two_thousand_processes_are_told_or_counted),
     ("calls_without_room_are_counted_exactly", calls::without_room_are_counted_exactly),
 ];
 
@@ -55,7 +61,10 @@ fn main() -> ExitCode {
     }
     let filter = args.iter().find(|a| !a.starts_with('-'));
     let (mut ran, mut skipped) = (0, 0);
-    for (name, case) in CASES.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str()))) {
+    let storms = filter.is_some_and(|f| f.starts_with("storm"));
+    let cases = if storms { storms::CASES } else { CASES };
+    let wanted = |name: &str| filter.is_none_or(|f| name.contains(f.as_str()) || f == "storms");
+    for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
         let begun = Instant::now();
         match case() {
             Ok(()) => {

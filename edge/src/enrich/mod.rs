@@ -85,7 +85,9 @@ impl Enricher {
         match (&raw.what, &raw.who) {
             (What::Exec(exec), Some(who)) => {
                 let (actor, args_truncated) = self.processes.exec(who, exec, &mut self.places, now_ns);
-                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who, args_truncated), out);
+                // Its maker died before: the columns keep the maker, the kernel has another parent by now.
+                let adopted = actor.process.ppid.is_some_and(|ppid| ppid != who.ppid).then_some(who.ppid);
+                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who, args_truncated, adopted), out);
             }
             (What::Fork(fork), Some(who)) => {
                 let actor = self.processes.fork(who, fork, &mut self.places, now_ns);
@@ -183,7 +185,7 @@ impl Enricher {
     }
 }
 
-fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
+fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool, adopted: Option<u32>) -> Fields {
     let path = if exec.exe.is_empty() { &exec.filename } else { &exec.exe };
     let mut detail = Map::new();
     if !exec.filename.is_empty() && exec.filename != exec.exe {
@@ -196,6 +198,9 @@ fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
         ("exe_unlinked", exec.exe_unlinked),
     ];
     detail.extend(truths.iter().filter(|(_, holds)| *holds).map(|(name, _)| ((*name).into(), Value::Bool(true))));
+    if let Some(ppid) = adopted {
+        detail.insert("reparented_to".into(), ppid.into());
+    }
     if exec.euid != who.uid {
         detail.insert("euid".into(), exec.euid.into());
     }
