@@ -46,6 +46,8 @@ const CASES: &[(&str, Case)] = &[
     ("what_harms_nobody_is_not_told", calls::what_harms_nobody_is_not_told),
     ("a_kill_inside_a_container_names_the_target_of_the_host", calls::a_kill_inside_a_container_names_the_target_of_the_host),
     ("calls_beyond_the_limit_are_counted_exactly", calls::beyond_the_limit_are_counted_exactly),
+    ("datagrams_to_one_peer_are_summed_up", datagrams::to_one_peer_are_summed_up),
+    ("datagrams_beyond_the_limit_are_counted", datagrams::beyond_the_limit_are_counted),
     ("actions_are_told_field_by_field", actions::are_told_field_by_field),
     ("two_thousand_processes_are_told_or_counted", actions::two_thousand_processes_are_told_or_counted),
     ("calls_without_room_are_counted_exactly", calls::without_room_are_counted_exactly),

@@ -1,8 +1,9 @@
 //! Attaches the two programs that see UDP datagrams to the root cgroup.
 //!
-//! Where cgroup v2 is mounted elsewhere or nowhere, a mount of our own is used that appears in no mount table and ends with its file
-//! descriptor. Other programs there go on as before: ours are one more link, and always let a datagram pass.
+//! A mount of our own is used that appears in no mount table and ends with its file descriptor, so it does not matter where cgroup v2
+//! is mounted; where we may not mount, it must stand at one of the usual places. Other programs there go on as before: ours are one more link, and always let a datagram pass.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use aya::Ebpf;
@@ -42,11 +43,21 @@ pub(super) fn attach(ebpf: &mut Ebpf, policy: &UdpPolicy, report: &mut Report) {
     if !policy.sends && !policy.dns {
         return;
     }
-    let root = tracefs::private_mount(c"cgroup2").map_err(|e| format!("cgroup v2: {e}"));
+    let root = root();
     for (program, name, _) in HOOKS.iter().filter(|(_, _, answers)| policy.dns || !answers) {
         let why = root.as_ref().map_err(Clone::clone).and_then(|root| one(ebpf, program, root)).err();
         report.hooks.push(HookState { name, attached: why.is_none(), why });
     }
+}
+
+fn root() -> Result<OwnedFd, String> {
+    let why = match tracefs::private_mount(c"cgroup2") {
+        Ok(root) => return Ok(root),
+        Err(why) => why,
+    };
+    let is_v2 = |path: &&&str| rustix::fs::statfs(**path).is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC);
+    let mounted = MOUNTED.iter().find(is_v2).and_then(|path| File::open(path).ok());
+    mounted.map(OwnedFd::from).ok_or_else(|| format!("no cgroup v2 at {}, and no mount of our own: {why}", MOUNTED.join(" or ")))
 }
 
 fn one(ebpf: &mut Ebpf, program: &str, root: &OwnedFd) -> Result<(), String> {
@@ -59,6 +70,9 @@ fn one(ebpf: &mut Ebpf, program: &str, root: &OwnedFd) -> Result<(), String> {
     Ok(())
 }
 
+/// On hybrid hosts the first, else the second.
+const MOUNTED: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// Program, what the report calls it, whether it serves answers only.
 pub(super) const HOOKS: [(&str, &str, bool); 2] =
     [("on_egress", "cgroup_skb/egress", false), ("on_ingress", "cgroup_skb/ingress", true)];

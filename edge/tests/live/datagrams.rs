@@ -1,6 +1,13 @@
 //! UDP and DNS, done by a child and compared as the columns that are shipped: cases of `calls`.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
+use weir_edge::probe::raw::{Udp, What};
+use weir_edge::probe::{Options, RawEvent, UdpPolicy};
+
 use super::calls::Case;
+use super::storms::NONE;
+use super::{Lab, Skip};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -60,3 +67,50 @@ dns  | dns_name=six.example src_port=$SIX src_ip=::1 dst_ip=::1 detail.message=a
 send | src_port=$BAD dst_ip=127.0.0.9 dst_port=53 bytes_sent=10 detail.message=-"#,
     },
 ];
+
+fn ours(events: &[RawEvent]) -> Vec<Udp> {
+    let of = |event: &RawEvent| match (&event.who, &event.what) {
+        (Some(who), What::Udp(udp)) if who.pid == std::process::id() => Some(*udp),
+        _ => None,
+    };
+    events.iter().filter_map(of).collect()
+}
+
+fn only(udp: UdpPolicy) -> Options {
+    Options { hooks: NONE, udp, ..super::all() }
+}
+
+pub(super) fn to_one_peer_are_summed_up() -> Result<(), Skip> {
+    const MADE: u64 = 1_000;
+    let mut lab = Lab::new(only(UdpPolicy { repeat_ms: 1, ..UdpPolicy::default() }))?;
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    let send = |i: u64| socket.send_to(&vec![0; (i % 100) as usize], "127.0.0.1:9").expect("loopback");
+    (0..MADE).for_each(|i| {
+        send(i);
+    });
+    // Later than the time within which they are summed up: tells what is left.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    send(0);
+    lab.settle();
+    let told = ours(&lab.events);
+    let sum = |of: fn(&Udp) -> u64| told.iter().map(of).sum::<u64>();
+    assert!(told.len() >= 2 && told.len() < MADE as usize, "{}", told.len());
+    assert_eq!((sum(|udp| udp.datagrams), sum(|udp| udp.bytes)), (MADE + 1, (0..MADE).map(|i| i % 100).sum()));
+    Ok(())
+}
+
+pub(super) fn beyond_the_limit_are_counted() -> Result<(), Skip> {
+    const MADE: u64 = 5_000;
+    let lab = Lab::new(only(UdpPolicy { sends_per_second_max: 10, dns: false, ..UdpPolicy::default() }))?;
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+    for i in 0..MADE {
+        let [.., high, low] = i.to_be_bytes();
+        socket.send_to(b"x", (Ipv4Addr::new(127, 9, high, low), 9)).expect("loopback");
+    }
+    let (events, dropped) = lab.finish();
+    let told = ours(&events).len() as u64;
+    assert!((10..MADE / 2).contains(&told), "{told} told, 10 a second allowed");
+    // The counter is the machine's: others may have passed their limits as well.
+    assert!(told + dropped.udp_limited >= MADE && dropped.udp == 0, "{told} told, {dropped:?}");
+    Ok(())
+}

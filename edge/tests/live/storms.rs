@@ -3,17 +3,21 @@
 //! The counters are the machine's. Where others made records of the same class meanwhile, some of what was lost may be theirs: then
 //! read and lost may exceed what was made, and the line says how many of theirs were read.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use weir_edge::probe::raw::{TcpOp, What};
-use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, RawEvent};
+use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, RawEvent, UdpPolicy};
 
 use super::{Case, Lab, Skip, say};
 
-pub(super) const CASES: &[(&str, Case)] =
-    &[("storm_of_processes", processes), ("storm_of_connections", connections), ("storm_of_opens", opens)];
+pub(super) const CASES: &[(&str, Case)] = &[
+    ("storm_of_processes", processes),
+    ("storm_of_connections", connections),
+    ("storm_of_datagrams", datagrams),
+    ("storm_of_opens", opens),
+];
 
 /// Records of one sort: how many are made, which they are, which counter has the lost ones.
 struct Class {
@@ -23,7 +27,7 @@ struct Class {
     lost: fn(&Dropped) -> u64,
 }
 
-const NONE: HookSet = HookSet {
+pub(super) const NONE: HookSet = HookSet {
     exec: false,
     network: false,
     file: false,
@@ -74,6 +78,24 @@ fn connections() -> Result<(), Skip> {
     both_rings(&Options { hooks: HookSet { network: true, ..NONE }, ..super::all() }, &classes, &ours, work)
 }
 
+/// Every datagram goes to another peer: each is a record.
+fn datagrams() -> Result<(), Skip> {
+    const MADE: u64 = 50_000;
+    let classes = [Class { name: "sends", made: MADE, is: |what| matches!(what, What::Udp(_)), lost: |dropped| dropped.udp }];
+    let me = std::process::id();
+    let ours = move |event: &RawEvent| event.who.as_ref().is_some_and(|who| who.pid == me);
+    let work = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        for i in 0..MADE {
+            let [.., high, low] = i.to_be_bytes();
+            let to = Ipv4Addr::new(127, 1 + (i >> 16) as u8, high, low);
+            socket.send_to(b"storm", (to, 9)).expect("loopback");
+        }
+    };
+    let udp = UdpPolicy { dns: false, ..UdpPolicy::default() };
+    both_rings(&Options { hooks: NONE, udp, ..super::all() }, &classes, &ours, work)
+}
+
 fn opens() -> Result<(), Skip> {
     const MADE: u64 = 200_000;
     let classes = [Class { name: "opens", made: MADE, is: |what| matches!(what, What::Open(_)), lost: |dropped| dropped.open }];
@@ -110,6 +132,10 @@ fn both_rings(
         // Once nobody refers to a socket any more its close is told, some time after the last close(2).
         lab.settle();
         let took = begun.elapsed();
+        // Where kernel.bpf_stats_enabled is 1.
+        for p in lab.probe.programs().iter().filter(|p| p.calls > 0) {
+            say(&format!("     {}: {} calls, {} ns each", p.program, p.calls, p.ns / p.calls));
+        }
         let (events, dropped) = lab.finish();
         for class in classes {
             let (mine, theirs): (Vec<_>, Vec<_>) = events.iter().filter(|e| (class.is)(&e.what)).partition(|e| ours(e));
