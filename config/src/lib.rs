@@ -32,7 +32,7 @@ mod tls;
 use std::path::Path;
 
 pub use address::HostPort;
-pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice};
+pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice, UdpFilter};
 pub use alerts::{AlertLimits, AlertsConfig, Route, Secret, Severity, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};

@@ -44,7 +44,11 @@ fn values_shown_as_defaults_are_the_defaults() {
 fn examples_show_every_key() {
     // serde names all keys of a section when it meets a wrong one: each must stand in the example, as a line of its section.
     for (role, sections) in [
-        ("agent", &["", "tls", "enrol", "collector", "collector.open", "collector.calls", "batch", "spool", "apps[0]"][..]),
+        (
+            "agent",
+            &["", "tls", "enrol", "collector", "collector.open", "collector.calls", "collector.udp", "batch", "spool", "apps[0]"]
+                [..],
+        ),
         (
             "node",
             &[

@@ -40,6 +40,7 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
+static long (*const bpf_skb_load_bytes)(void *skb, u32 at, void *to, u32 size) = (void *)26;
 static u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
 static long (*const bpf_probe_read_user)(void *dst, u32 size, const void *src) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
@@ -147,6 +148,7 @@ struct tcp_sock {
 } CORE;
 
 /* ---- contexts ---- */
+struct __sk_buff { u32 len, pkt_type, mark, queue_mapping, protocol, others[14], data, data_end; };
 struct sys_enter { u64 common; s64 id; u64 args[6]; };
 struct sys_exit { u64 common; s64 id, ret; };
 struct seq_file;

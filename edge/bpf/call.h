@@ -132,18 +132,24 @@ SEC("tp_btf/signal_generate") int on_signal(u64 *ctx)
 	return 0;
 }
 
-INL int allowed(u32 pid, u64 start, struct shape *shape, u64 mode)
+INL int spend(u32 pid, u64 start, u32 call, u64 limit, u32 kind)
 {
-	u64 limit = shape->change ? CHANGES_PER_SECOND : CALLS_PER_SECOND;
-	if (!limit || (shape->rule == R_CHMOD && (mode & 06000))) return 1; /* set-id bits must not drown */
-	struct spender key = { .start = start, .pid = pid, .call = shape->call };
+	if (!limit) return 1;
+	struct spender key = { .start = start, .pid = pid, .call = call };
 	u64 second = bpf_ktime_get_boot_ns() / 1000000000;
 	struct spent *spent = bpf_map_lookup_elem(&SPENT, &key), first = { .second = second, .count = 1 };
 	if (!spent) { bpf_map_update_elem(&SPENT, &key, &first, BPF_ANY); return 1; }
 	if (spent->second != second) { spent->second = second; spent->count = 0; }
 	if (__sync_fetch_and_add(&spent->count, 1) < limit) return 1;
-	dropped(shape->change ? K_CHANGE_LIMITED : K_CALL_LIMITED);
+	dropped(kind);
 	return 0;
+}
+
+INL int allowed(u32 pid, u64 start, struct shape *shape, u64 mode)
+{
+	u64 limit = shape->change ? CHANGES_PER_SECOND : CALLS_PER_SECOND;
+	if (shape->rule == R_CHMOD && (mode & 06000)) return 1; /* set-id bits must not drown */
+	return spend(pid, start, shape->call, limit, shape->change ? K_CHANGE_LIMITED : K_CALL_LIMITED);
 }
 
 /* Reads a path of the caller to `data + n`; answers its length. `absolute` says that it needs no directory. */

@@ -1,4 +1,5 @@
-/* The kernel half of the agent: processes, TCP connections, file opens, cgroups and sensitive system calls, as records on one ring.
+/* The kernel half of the agent: processes, TCP connections, UDP and DNS, file opens, cgroups and sensitive system calls, as
+ * records on one ring.
  *
  * Promises: a record that finds no room is counted per kind in DROPS, never silently lost; the reader is woken once 64 KiB wait
  * (else it looks every 10 ms), which makes a record 2 to 12 times cheaper than a wake-up each; nothing is modified or refused.
@@ -33,7 +34,7 @@ INL u64 wake(void)
 INL void dropped(u32 kind)
 {
 	u64 *count = bpf_map_lookup_elem(&DROPS, &kind);
-	if (count) (*count)++;
+	if (count) __sync_fetch_and_add(count, 1); /* one program may interrupt another here */
 }
 
 INL void *reserve(u32 kind, u32 size)
@@ -170,3 +171,4 @@ INL u32 walk_into(u8 *to, struct scratch *s, struct path *path, u32 *cut, u32 *b
 #include "file.h"
 #include "cgroup.h"
 #include "call.h"
+#include "udp.h"

@@ -4,6 +4,7 @@
 
 enum kind { K_NONE, K_EXEC, K_FORK, K_EXIT, K_TCP, K_OPEN, K_CGROUP, K_TASK, K_CALL, K_CHANGE, KINDS = 16 };
 enum { K_CALL_LIMITED = K_CHANGE + 1, K_CHANGE_LIMITED }; /* of DROPS only: what a process made beyond its allowance */
+enum { K_UDP = K_CHANGE_LIMITED + 1, K_DNS, K_UDP_LIMITED, K_DNS_LIMITED };
 
 struct who { /* 80: a process, see `Who` in src/probe/raw.rs */
 	u64 start, parent_start, cgroup_v2, cgroup_v1;
@@ -92,4 +93,19 @@ struct call { /* 336 + data: path, base, to, to_base one after the other; `src/p
 	struct conn conn;
 	u8 text[16];
 	u8 data[4 * PATH_MAX];
+};
+
+struct udp { /* 184 */
+	struct head head;
+	struct conn conn;
+	u64 bytes, datagrams;
+};
+
+enum { DNS_SMALL = 512, DNS_LARGE = 1280 }; /* room for the message: two sizes, for most are small */
+
+struct dns { /* 184 + room */
+	struct head head;
+	struct conn conn;
+	u32 inward, len, whole, pad;
+	u8 payload[DNS_LARGE];
 };

@@ -92,6 +92,8 @@ impl Losses {
             ("fork", now.fork, old.fork),
             ("exit", now.exit, old.exit),
             (Lane::Network.as_str(), now.tcp, old.tcp),
+            ("send", now.udp, old.udp),
+            ("dns", now.dns, old.dns),
             ("open", now.open, old.open),
             ("cgroup", now.cgroup, old.cgroup),
             (Lane::Security.as_str(), now.call, old.call),
@@ -102,6 +104,8 @@ impl Losses {
         }
         self.add(Lane::Security.as_str(), Reason::Limited, now.call_limited.saturating_sub(old.call_limited));
         self.add(Lane::File.as_str(), Reason::Limited, now.change_limited.saturating_sub(old.change_limited));
+        self.add("send", Reason::Limited, now.udp_limited.saturating_sub(old.udp_limited));
+        self.add("dns", Reason::Limited, now.dns_limited.saturating_sub(old.dns_limited));
         self.add("any", Reason::KernelSkipped, now.skipped.saturating_sub(old.skipped));
         // Read while calls go on, `skipped` may fall a little behind for a moment: what is told once must not be told again.
         self.kernel.skipped = now.skipped.max(old.skipped);

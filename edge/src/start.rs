@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::time::{Interval, MissedTickBehavior};
-use weir_config::{CallFilter, Collector};
+use weir_config::{CallFilter, Collector, UdpFilter};
 
 use crate::agent::RECORDS_PER_PASS_MAX;
 use crate::enrich::cgroup::Mounts;
@@ -12,7 +12,7 @@ use crate::enrich::host::kernel_release;
 use crate::enrich::proc::Proc;
 use crate::loss::{Losses, Reason};
 use crate::probe::procfs::{CANNOT_SEE, Poller};
-use crate::probe::{CallPolicy, Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report};
+use crate::probe::{CallPolicy, Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, UdpPolicy};
 
 /// The collector that works.
 pub(crate) enum Collecting {
@@ -122,7 +122,8 @@ fn keep<E>(record: Result<RawEvent, E>, out: &mut Vec<RawEvent>, losses: &mut Lo
 }
 
 fn options(config: &Collector) -> Options {
-    let Collector { exec, network, file, cgroup, open, calls, ring_bytes, .. } = config;
+    let Collector { exec, network, file, cgroup, open, calls, udp, ring_bytes, .. } = config;
+    let UdpFilter { sends, dns, repeat_ms, sends_per_second_max, dns_per_second_max } = *udp;
     let CallFilter { security, changes, memory, absent_modules, per_second_max, changes_per_second_max } = *calls;
     Options {
         hooks: HookSet {
@@ -136,6 +137,7 @@ fn options(config: &Collector) -> Options {
             absent_modules,
         },
         calls: CallPolicy { per_second_max, changes_per_second_max },
+        udp: UdpPolicy { sends, dns, repeat_ms, sends_per_second_max, dns_per_second_max },
         open: OpenPolicy { writes: open.writes, prefixes: open.prefixes.clone(), repeat_ms: OPEN_REPEAT_MS },
         ring_bytes: *ring_bytes,
         ..Options::default()

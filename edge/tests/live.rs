@@ -12,10 +12,16 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use weir_edge::probe::raw::{CgroupOp, Exec, Role, Tcp, TcpOp, What, Who};
-use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, Unavailable};
+use weir_edge::probe::{Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, UdpPolicy, Unavailable};
 
+#[path = "live/actions.rs"]
+mod actions;
 #[path = "live/calls.rs"]
 mod calls;
+#[path = "live/datagrams.rs"]
+mod datagrams;
+#[path = "live/storms.rs"]
+mod storms;
 
 type Case = fn() -> Result<(), Skip>;
 struct Skip(String);
@@ -40,6 +46,10 @@ const CASES: &[(&str, Case)] = &[
     ("what_harms_nobody_is_not_told", calls::what_harms_nobody_is_not_told),
     ("a_kill_inside_a_container_names_the_target_of_the_host", calls::a_kill_inside_a_container_names_the_target_of_the_host),
     ("calls_beyond_the_limit_are_counted_exactly", calls::beyond_the_limit_are_counted_exactly),
+    ("datagrams_to_one_peer_are_summed_up", datagrams::to_one_peer_are_summed_up),
+    ("datagrams_beyond_the_limit_are_counted", datagrams::beyond_the_limit_are_counted),
+    ("actions_are_told_field_by_field", actions::are_told_field_by_field),
+    ("two_thousand_processes_are_told_or_counted", actions::two_thousand_processes_are_told_or_counted),
     ("calls_without_room_are_counted_exactly", calls::without_room_are_counted_exactly),
 ];
 
@@ -53,7 +63,10 @@ fn main() -> ExitCode {
     }
     let filter = args.iter().find(|a| !a.starts_with('-'));
     let (mut ran, mut skipped) = (0, 0);
-    for (name, case) in CASES.iter().filter(|(name, _)| filter.is_none_or(|f| name.contains(f.as_str()))) {
+    let storms = filter.is_some_and(|f| f.starts_with("storm"));
+    let cases = if storms { storms::CASES } else { CASES };
+    let wanted = |name: &str| filter.is_none_or(|f| name.contains(f.as_str()) || f == "storms");
+    for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
         let begun = Instant::now();
         match case() {
             Ok(()) => {
@@ -531,7 +544,7 @@ impl Lab {
 fn all() -> Options {
     // The cases act from this process: nothing of it is left out. System calls have their own cases: unhooking them takes seconds.
     let hooks = HookSet { security: false, changes: false, memory: false, ..Options::default().hooks };
-    Options { skip_pid: None, hooks, ..Options::default() }
+    Options { skip_pid: None, hooks, udp: UdpPolicy::OFF, ..Options::default() }
 }
 
 struct Group {

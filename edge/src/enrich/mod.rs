@@ -6,6 +6,7 @@
 mod call;
 pub mod cgroup;
 pub mod container;
+mod dns;
 pub mod host;
 pub mod place;
 pub mod proc;
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::enrich::cgroup::Change;
 use crate::enrich::place::Places;
 use crate::enrich::process::{Actor, Processes};
-use crate::probe::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, What, Who};
+use crate::probe::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, Udp, What, Who};
 
 /// Everything that is known about this host's processes and places.
 #[derive(Debug)]
@@ -84,7 +85,9 @@ impl Enricher {
         match (&raw.what, &raw.who) {
             (What::Exec(exec), Some(who)) => {
                 let (actor, args_truncated) = self.processes.exec(who, exec, &mut self.places, now_ns);
-                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who, args_truncated), out);
+                // Its maker died before: the columns keep the maker, the kernel has another parent by now.
+                let adopted = actor.process.ppid.is_some_and(|ppid| ppid != who.ppid).then_some(who.ppid);
+                self.push(Kind::Exec, now_ns, Some(who), Some(actor), exec_fields(exec, who, args_truncated, adopted), out);
             }
             (What::Fork(fork), Some(who)) => {
                 let actor = self.processes.fork(who, fork, &mut self.places, now_ns);
@@ -111,9 +114,19 @@ impl Enricher {
                 let Some((kind, fields)) = self.texts.tcp_fields(tcp, now_ns, actor.as_ref()) else { return };
                 self.push(kind, now_ns, who.as_ref(), actor, fields, out);
             }
+            (What::Udp(udp), Some(who)) => {
+                let actor = self.processes.actor(who, &mut self.places, now_ns);
+                let fields = self.texts.udp_fields(udp);
+                self.push(Kind::Send, now_ns, Some(who), Some(actor), fields, out);
+            }
+            (What::Dns(dns), who) => {
+                let actor = who.as_ref().map(|who| self.processes.actor(who, &mut self.places, now_ns));
+                let (kind, fields) = dns::fields(dns, &mut self.texts);
+                self.push(kind, now_ns, who.as_ref(), actor, fields, out);
+            }
             (What::Cgroup(cgroup), who) => self.cgroup(cgroup, who.as_ref(), now_ns, out),
             // Without a process there is nobody to speak of.
-            (What::Exec(_) | What::Fork(_) | What::Exit(_) | What::Open(_) | What::Call(_), None) => {}
+            (What::Exec(_) | What::Fork(_) | What::Exit(_) | What::Open(_) | What::Call(_) | What::Udp(_), None) => {}
         }
     }
 
@@ -172,7 +185,7 @@ impl Enricher {
     }
 }
 
-fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
+fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool, adopted: Option<u32>) -> Fields {
     let path = if exec.exe.is_empty() { &exec.filename } else { &exec.exe };
     let mut detail = Map::new();
     if !exec.filename.is_empty() && exec.filename != exec.exe {
@@ -185,6 +198,9 @@ fn exec_fields(exec: &Exec, who: &Who, args_truncated: bool) -> Fields {
         ("exe_unlinked", exec.exe_unlinked),
     ];
     detail.extend(truths.iter().filter(|(_, holds)| *holds).map(|(name, _)| ((*name).into(), Value::Bool(true))));
+    if let Some(ppid) = adopted {
+        detail.insert("reparented_to".into(), ppid.into());
+    }
     if exec.euid != who.uid {
         detail.insert("euid".into(), exec.euid.into());
     }
@@ -232,13 +248,14 @@ fn open_fields(open: &Open) -> Fields {
 struct Texts {
     addresses: HashMap<IpAddr, Text>,
     tcp: Text,
+    udp: Text,
     out: Text,
     inward: Text,
 }
 
 impl Default for Texts {
     fn default() -> Self {
-        Self { addresses: HashMap::new(), tcp: "tcp".into(), out: "out".into(), inward: "in".into() }
+        Self { addresses: HashMap::new(), tcp: "tcp".into(), udp: "udp".into(), out: "out".into(), inward: "in".into() }
     }
 }
 
@@ -284,6 +301,29 @@ impl Texts {
             fields.duration_ms = tcp.opened_ns.map(|opened_ns| now_ns.saturating_sub(opened_ns) / NS_PER_MS);
         }
         Some((kind, fields))
+    }
+
+    /// Columns of a UDP socket that speaks to a peer: this end is the source, in what it sends and in what it is answered.
+    fn datagram(&mut self, local: (IpAddr, u16), peer: (IpAddr, u16), cookie: Option<u64>) -> Fields {
+        Fields {
+            direction: Some(self.out.clone()),
+            proto: Some(self.udp.clone()),
+            src_ip: Some(self.address(local.0)),
+            src_port: Some(local.1),
+            dst_ip: Some(self.address(peer.0)),
+            dst_port: Some(peer.1),
+            socket_id: cookie,
+            ..Fields::default()
+        }
+    }
+
+    fn udp_fields(&mut self, udp: &Udp) -> Fields {
+        let mut detail = Map::new();
+        if udp.datagrams > 1 {
+            detail.insert("datagrams".into(), udp.datagrams.into());
+        }
+        let fields = self.datagram(udp.local, udp.peer, udp.cookie);
+        Fields { result: Some(0), bytes_sent: Some(udp.bytes), detail: json(detail), ..fields }
     }
 
     fn address(&mut self, ip: IpAddr) -> Text {

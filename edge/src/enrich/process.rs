@@ -171,6 +171,7 @@ impl Processes {
         let exe = path(&exec.exe);
         let place = self.place(who, exe.as_deref(), places, now_ns);
         let mut process = self.process_of(who, place.cgroup);
+        self.keep_maker(&mut process);
         process.exe = exe.or_else(|| path(&exec.filename));
         process.cwd = path(&exec.cwd);
         process.login_uid = exec.login_uid;
@@ -179,6 +180,18 @@ impl Processes {
         process.capabilities = Some(format!("{:016x}", exec.capabilities).into());
         truncated |= set_argv(&mut process, &argv);
         (self.put(process, place.container, (who.cgroup_v2, who.cgroup_v1)), truncated)
+    }
+
+    /// A process whose parent died was given to another. Whose child it is stays with who made it.
+    fn keep_maker(&self, process: &mut Process) {
+        let known = self.live.get(&process.pid).map(|entry| &entry.actor.process);
+        let Some(known) = known.filter(|known| known.start_ns == process.start_ns) else { return };
+        if known.ppid.is_some() && known.ppid != process.ppid {
+            (process.ppid, process.parent_start_ns) = (known.ppid, known.parent_start_ns);
+            process.parent_exe = known.parent_exe.clone();
+            process.parent_cmdline = known.parent_cmdline.clone();
+            process.ancestors = known.ancestors.clone();
+        }
     }
 
     /// A process ended: it stays for late events until its time is over.

@@ -65,6 +65,25 @@ fn a_child_is_its_parent_until_it_executes() {
 }
 
 #[test]
+fn an_orphan_keeps_who_made_it() {
+    let (mut table, mut places) = tables();
+    table.exec(&who(1, TICK, 0, 0), &exec_of("/sbin/init", &["init"]), &mut places, 0);
+    let maker = who(5, 2 * TICK, 1, TICK);
+    table.exec(&maker, &exec_of("/bin/sh", &["sh", "-c", "x"]), &mut places, 0);
+    table.fork(&maker, &Fork { child_pid: 6, child_start_ns: 3 * TICK, child_ppid: 5 }, &mut places, 0);
+    table.exit(&maker, &mut places, 0);
+    for exe in ["/bin/echo", "/bin/again"] {
+        let (actor, _) = table.exec(&who(6, 3 * TICK, 1, TICK), &exec_of(exe, &[exe]), &mut places, 0);
+        assert_eq!(actor.process.ancestors.as_deref(), Some(r#"["/bin/sh","/sbin/init"]"#));
+        assert_eq!((actor.process.ppid, actor.process.parent_cmdline.as_deref()), (Some(5), Some("sh -c x")));
+        assert_eq!(actor.process.parent_start_ns, Some(2 * TICK));
+    }
+    // The same pid again is another process.
+    let (actor, _) = table.exec(&who(6, 9 * TICK, 1, TICK), &exec_of("/bin/new", &["new"]), &mut places, 0);
+    assert_eq!((actor.process.ppid, actor.process.parent_exe.as_deref()), (Some(1), Some("/sbin/init")));
+}
+
+#[test]
 fn the_same_facts_share_one_process() {
     let (mut table, mut places) = tables();
     let one = table.actor(&who(5, TICK, 1, 0), &mut places, 0).process;

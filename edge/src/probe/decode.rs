@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::call::call;
-use super::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, What, Who};
+use super::raw::{Cgroup, CgroupOp, Dns, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, Udp, What, Who};
 
 /// Why a record is not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +58,8 @@ pub fn decode(bytes: &[u8]) -> Result<RawEvent, DecodeError> {
         K_TCP => What::Tcp(Box::new(tcp(record)?)),
         K_OPEN => What::Open(open(record)?),
         K_CGROUP => What::Cgroup(cgroup(record)?),
+        K_UDP => What::Udp(udp(record)?),
+        K_DNS => What::Dns(Box::new(dns(record)?)),
         K_CALL | K_CHANGE => What::Call(Box::new(call(record)?)),
         kind => return Err(DecodeError::Kind(kind)),
     };
@@ -173,6 +175,29 @@ fn tcp(record: Record<'_>) -> Result<Tcp, DecodeError> {
     })
 }
 
+/// Address and port of this end, of the other, and the cookie: `struct conn`.
+type Ends = ((IpAddr, u16), (IpAddr, u16), Option<u64>);
+
+fn ends(record: Record<'_>) -> Result<Ends, DecodeError> {
+    let family = record.u16(BODY + 28)?;
+    Ok((
+        (address(family, record.slice(BODY + 36, 16)?)?, record.u16(BODY + 30)?),
+        (address(family, record.slice(BODY + 52, 16)?)?, record.u16(BODY + 32)?),
+        Some(record.u64(BODY)?).filter(|c| *c != 0),
+    ))
+}
+
+fn udp(record: Record<'_>) -> Result<Udp, DecodeError> {
+    let (local, peer, cookie) = ends(record)?;
+    Ok(Udp { local, peer, cookie, bytes: record.u64(BODY + 72)?, datagrams: record.u64(BODY + 80)? })
+}
+
+fn dns(record: Record<'_>) -> Result<Dns, DecodeError> {
+    let (local, peer, cookie) = ends(record)?;
+    let payload = record.slice(DNS_PAYLOAD, record.u32(BODY + 76)? as usize)?.to_vec();
+    Ok(Dns { local, peer, cookie, inward: record.u32(BODY + 72)? != 0, payload, whole: record.u32(BODY + 80)? })
+}
+
 pub(super) fn address(family: u16, bytes: &[u8]) -> Result<IpAddr, DecodeError> {
     let mut six = [0; 16];
     six.copy_from_slice(bytes);
@@ -267,6 +292,11 @@ pub(super) const K_CHANGE: u32 = 9;
 /// Of the counters only: calls and changes beyond a process's allowance.
 pub(super) const K_CALL_LIMITED: u32 = 10;
 pub(super) const K_CHANGE_LIMITED: u32 = 11;
+pub(super) const K_UDP: u32 = 12;
+pub(super) const K_DNS: u32 = 13;
+/// Of the counters only, as above.
+pub(super) const K_UDP_LIMITED: u32 = 14;
+pub(super) const K_DNS_LIMITED: u32 = 15;
 
 /// Where a record's own fields begin: after `struct head`.
 pub(super) const BODY: usize = 96;
@@ -274,6 +304,7 @@ const EXEC_DATA: usize = BODY + 56;
 const TCP_BYTES: usize = BODY + 112;
 const OPEN_PATH: usize = BODY + 24;
 const CGROUP_PATH: usize = BODY + 40;
+const DNS_PAYLOAD: usize = BODY + 88;
 
 const EXE_UNLINKED: u32 = 1;
 const ARGS_CUT: u32 = 2;
@@ -341,6 +372,35 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn datagrams_are_read_field_by_field() {
+        let conn = |family: u16| {
+            let mut conn = 77u64.to_le_bytes().to_vec();
+            conn.extend([0; 20]);
+            for word in [family, 40_000, 53] {
+                conn.extend(word.to_le_bytes());
+            }
+            conn.extend([1, 0, 10, 0, 0, 1]);
+            conn.extend([0; 12]);
+            conn.extend([10, 0, 0, 53]);
+            conn.extend([0; 16]);
+            conn
+        };
+        let (local, peer) = ((IpAddr::from([10, 0, 0, 1]), 40_000), (IpAddr::from([10, 0, 0, 53]), 53));
+        let udp = [conn(AF_INET), 300u64.to_le_bytes().to_vec(), 2u64.to_le_bytes().to_vec()].concat();
+        let expected = Udp { local, peer, cookie: Some(77), bytes: 300, datagrams: 2 };
+        assert_eq!(decode(&record(K_UDP, &udp)).unwrap().what, What::Udp(expected));
+        let mut dns = conn(AF_INET);
+        for word in [1u32, 5, 1400, 0] {
+            dns.extend(word.to_le_bytes());
+        }
+        let short = decode(&record(K_DNS, &[&dns[..], b"hell"].concat()));
+        assert!(matches!(short, Err(DecodeError::Short { .. })));
+        dns.extend(b"hello, and what the ring held before");
+        let expected = Dns { local, peer, cookie: Some(77), inward: true, payload: b"hello".to_vec(), whole: 1400 };
+        assert_eq!(decode(&record(K_DNS, &dns)).unwrap().what, What::Dns(Box::new(expected)));
+    }
+
+    #[test]
     fn arguments_keep_empty_and_cut_entries() {
         let check = |bytes: &[u8], expected: &[&[u8]]| assert_eq!(arguments(bytes), expected);
         check(b"", &[]);
@@ -378,7 +438,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bytes_never_panic(kind in 0u32..10, body in prop::collection::vec(any::<u8>(), 0..600), cut in 0usize..700) {
+        fn hostile_bytes_never_panic(kind in 0u32..16, body in prop::collection::vec(any::<u8>(), 0..600), cut in 0usize..700) {
             let bytes = record(kind, &body);
             let _ = decode(&bytes);
             let _ = decode(&bytes[..cut.min(bytes.len())]);

@@ -14,6 +14,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::call_hooks::CallHooks;
 use super::call_table::{self, CallGroup, CallName};
+use super::cgroup_hooks::{self, UdpPolicy};
 use super::decode::{self, DecodeError};
 use super::nested::{self, Nested};
 use super::raw::{RawEvent, Who};
@@ -29,6 +30,8 @@ pub struct Options {
     pub open: OpenPolicy,
     /// How many system calls a process may make that are told.
     pub calls: CallPolicy,
+    /// Which UDP datagrams are told.
+    pub udp: UdpPolicy,
     /// Size of the ring, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Sockets whose owner and sequence numbers are kept (about 250 bytes of kernel memory each, taken at load). Of more, the
@@ -53,6 +56,7 @@ impl Default for Options {
             },
             open: OpenPolicy::default(),
             calls: CallPolicy::default(),
+            udp: UdpPolicy::default(),
             ring_bytes: 8 << 20,
             sockets_max: 65_536,
             skip_pid: Some(std::process::id()),
@@ -192,6 +196,7 @@ impl Probe {
             let why = probe.attach(hook, &btf, &tracefs).err();
             report.hooks.push(HookState { name: hook.label, attached: why.is_none(), why });
         }
+        cgroup_hooks::attach(&mut probe.ebpf, &options.udp, &mut report);
         let calls: Vec<CallName> = CallName::ALL.iter().copied().filter(|name| call_wanted(name.group(), options)).collect();
         probe.calls.attach(&mut probe.ebpf, &tracefs, &calls, &mut report);
         if options.hooks.absent_modules
@@ -371,6 +376,7 @@ fn object(options: &Options, btf: &Btf) -> Result<Ebpf, Unavailable> {
     let changes_limit = u64::from(options.calls.changes_per_second_max);
     let repeat_ns = options.open.repeat_ms.saturating_mul(1_000_000);
     let modules = call_table::module_numbers().unwrap_or_default();
+    let UdpPolicy { sends, dns, repeat_ms: udp_repeat_ms, sends_per_second_max, dns_per_second_max } = options.udp;
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global("SELF", &skip, true)
@@ -379,6 +385,11 @@ fn object(options: &Options, btf: &Btf) -> Result<Ebpf, Unavailable> {
         .override_global("CALLS_PER_SECOND", &limit, true)
         .override_global("CHANGES_PER_SECOND", &changes_limit, true)
         .override_global("MODULE_CALLS", &modules, true)
+        .override_global("UDP_SENDS", &u32::from(sends), true)
+        .override_global("UDP_DNS", &u32::from(dns), true)
+        .override_global("UDP_REPEAT_NS", &udp_repeat_ms.saturating_mul(1_000_000), true)
+        .override_global("SENDS_PER_SECOND", &u64::from(sends_per_second_max), true)
+        .override_global("DNS_PER_SECOND", &u64::from(dns_per_second_max), true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("SOCKETS", options.sockets_max)
         .load(OBJECT)
@@ -491,7 +502,8 @@ mod tests {
     #[test]
     fn every_hook_finds_its_program() {
         let object = aya::include_bytes_aligned!("../../bpf/edge.bpf.o");
-        for program in HOOKS.iter().chain([&ABSENT]).map(|hook| hook.program).chain(crate::probe::call_hooks::PROGRAMS) {
+        let others = crate::probe::call_hooks::PROGRAMS.into_iter().chain(cgroup_hooks::HOOKS.map(|hook| hook.0));
+        for program in HOOKS.iter().chain([&ABSENT]).map(|hook| hook.program).chain(others) {
             let name = program.as_bytes();
             assert!(object.windows(name.len()).any(|w| w == name), "{program} is not in edge.bpf.o");
         }

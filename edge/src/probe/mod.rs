@@ -7,6 +7,7 @@
 pub mod call;
 mod call_hooks;
 pub mod call_table;
+mod cgroup_hooks;
 pub mod decode;
 pub mod load;
 mod nested;
@@ -16,6 +17,7 @@ pub mod ring;
 pub mod system;
 mod tracefs;
 
+pub use cgroup_hooks::UdpPolicy;
 pub use decode::{DecodeError, decode};
 pub use load::{CallPolicy, HookSet, HookState, OpenPolicy, Options, Probe, Report, Unavailable};
 pub use raw::RawEvent;

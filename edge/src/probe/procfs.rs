@@ -20,11 +20,12 @@ use crate::probe::raw::{Cgroup, CgroupOp, Exec, Exit, RawEvent, Role, Tcp, TcpOp
 use crate::probe::system::boot_clock_ns;
 
 /// What polling cannot see: shipped in `host_start.detail` and logged.
-pub const CANNOT_SEE: [&str; 8] = [
+pub const CANNOT_SEE: [&str; 9] = [
     "processes and connections that live shorter than a poll",
     "connects that fail",
     "exit codes and signals",
     "bytes and sequence numbers of connections",
+    "UDP and DNS",
     "file opens",
     "forks without exec",
     "connections in other network namespaces",

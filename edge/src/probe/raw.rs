@@ -72,6 +72,10 @@ pub enum What {
     Exit(Exit),
     /// A TCP socket changed its state.
     Tcp(Box<Tcp>),
+    /// `who` sent datagrams to a peer.
+    Udp(Udp),
+    /// A message of DNS left or reached a socket of `who`.
+    Dns(Box<Dns>),
     /// `who` opened a file that the policy in the kernel let through.
     Open(Open),
     /// A cgroup directory was made or removed, or a process moved into one.
@@ -198,6 +202,38 @@ pub struct Tcp {
     pub unaccepted: bool,
     /// Inode of the socket, as in `/proc/PID/fd` (`socket:[N]`); only `Seen` has it.
     pub inode: Option<u64>,
+}
+
+/// Datagrams from one socket to one peer: the first of them, or all since the last record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Udp {
+    /// This end's address and port, as the datagram carries them.
+    pub local: (IpAddr, u16),
+    /// The other end's address and port.
+    pub peer: (IpAddr, u16),
+    /// Socket cookie.
+    pub cookie: Option<u64>,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Datagrams.
+    pub datagrams: u64,
+}
+
+/// A message to or from port 53.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// This end's address and port, as the datagram carries them.
+    pub local: (IpAddr, u16),
+    /// The other end's address and port.
+    pub peer: (IpAddr, u16),
+    /// Socket cookie.
+    pub cookie: Option<u64>,
+    /// It reached the socket; else it left.
+    pub inward: bool,
+    /// The message, as far as there was room for it.
+    pub payload: Vec<u8>,
+    /// Bytes it had.
+    pub whole: u32,
 }
 
 /// An opened file.

@@ -43,6 +43,14 @@ pub struct Dropped {
     pub call_limited: u64,
     /// The same of changes of files.
     pub change_limited: u64,
+    /// Records of UDP sends. Their bytes are told with the next one.
+    pub udp: u64,
+    /// Messages of DNS.
+    pub dns: u64,
+    /// Records of UDP sends beyond their process's allowance.
+    pub udp_limited: u64,
+    /// Messages of DNS beyond their process's allowance.
+    pub dns_limited: u64,
     /// Calls of any hook that the kernel skipped and that no twin made good. `Ring` cannot see it: `Probe::dropped` and
     /// `Probe::finish` fill it.
     pub skipped: u64,
@@ -51,8 +59,9 @@ pub struct Dropped {
 impl Dropped {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let full = self.exec + self.fork + self.exit + self.tcp + self.open + self.cgroup + self.call + self.change;
-        full + self.call_limited + self.change_limited + self.skipped
+        let processes = self.exec + self.fork + self.exit + self.cgroup;
+        let full = processes + self.tcp + self.udp + self.dns + self.open + self.call + self.change;
+        full + self.call_limited + self.change_limited + self.udp_limited + self.dns_limited + self.skipped
     }
 }
 
@@ -108,6 +117,10 @@ impl Ring {
             change: count(decode::K_CHANGE)?,
             call_limited: count(decode::K_CALL_LIMITED)?,
             change_limited: count(decode::K_CHANGE_LIMITED)?,
+            udp: count(decode::K_UDP)?,
+            dns: count(decode::K_DNS)?,
+            udp_limited: count(decode::K_UDP_LIMITED)?,
+            dns_limited: count(decode::K_DNS_LIMITED)?,
             skipped: 0,
         })
     }

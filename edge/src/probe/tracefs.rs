@@ -3,6 +3,7 @@
 //! Where tracefs is not mounted we open one of our own that appears in no mount table and vanishes with the file descriptor: the
 //! host is not changed. Detaching is closing: dropping the returned descriptor detaches the program.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -21,7 +22,7 @@ impl Tracefs {
                 return Ok(Self { root: File::open(mounted)?.into() });
             }
         }
-        private_mount().map(|root| Self { root })
+        private_mount(c"tracefs").map(|root| Self { root })
     }
 
     /// Attaches a loaded program to `syscalls/name` on all cpus.
@@ -56,9 +57,10 @@ impl Tracefs {
     }
 }
 
-fn private_mount() -> io::Result<OwnedFd> {
-    // SAFETY: the name is a NUL-terminated constant; fsopen keeps no reference.
-    let context = check(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), FSOPEN_CLOEXEC) })?;
+/// The root of a filesystem that needs no device, in no mount table; it ends with the descriptor.
+pub(super) fn private_mount(filesystem: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the name ends with a NUL; fsopen keeps no reference.
+    let context = check(unsafe { libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC) })?;
     // SAFETY: the kernel just made it for us.
     let context = unsafe { OwnedFd::from_raw_fd(context) };
     let none = std::ptr::null::<libc::c_char>();

@@ -26,12 +26,12 @@ pub(super) fn all() -> Options {
     Options { skip_pid: None, ..Options::default() }
 }
 
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     /// The hook without which the case is skipped.
-    needs: &'static str,
-    script: &'static str,
-    told: &'static str,
+    pub(super) needs: &'static str,
+    pub(super) script: &'static str,
+    pub(super) told: &'static str,
 }
 
 const CASES: &[Case] = &[
@@ -243,7 +243,7 @@ pub(super) fn are_told_field_by_field() -> Result<(), Skip> {
     let mut lab = Lab::new(all())?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = listener.local_addr().expect("bound").port();
-    for case in CASES {
+    for case in CASES.iter().chain(super::datagrams::CASES) {
         // A kernel without modules tells of them by another hook.
         let by_number = case.name == "module" && lab.report.attached("sys_enter (absent modules)");
         if !(lab.report.attached(case.needs) || by_number) {
@@ -453,23 +453,27 @@ fn fits(row: &serde_json::Value, line: &str) -> bool {
     row["kind"] == kind.trim()
         && wanted.split_whitespace().all(|pair| {
             let (column, value) = pair.split_once('=').expect("column=value");
-            let found = match column.strip_prefix("detail.") {
-                Some(key) => {
-                    let detail = row["detail"].as_str().unwrap_or("{}");
-                    serde_json::from_str::<serde_json::Value>(detail).expect("JSON")[key].clone()
-                }
-                None => row[column].clone(),
-            };
-            let found = match found {
-                serde_json::Value::Null => "-".to_owned(),
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            found == value
+            self::column(row, column) == value
         })
 }
 
-fn told(rows: &[serde_json::Value]) -> String {
+/// A column, or `detail.KEY`, as text; `-` where it is absent.
+pub(super) fn column(row: &serde_json::Value, column: &str) -> String {
+    let found = match column.strip_prefix("detail.") {
+        Some(key) => {
+            let detail = row["detail"].as_str().unwrap_or("{}");
+            serde_json::from_str::<serde_json::Value>(detail).expect("JSON")[key].clone()
+        }
+        None => row[column].clone(),
+    };
+    match found {
+        serde_json::Value::Null => "-".to_owned(),
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn told(rows: &[serde_json::Value]) -> String {
     let columns = ["result", "uid", "target_pid", "signal", "path", "path_to", "flags", "mode", "proto", "dst_port", "detail"];
     let row = |row: &serde_json::Value| {
         let known = columns.iter().filter(|column| !row[**column].is_null());
