@@ -61,6 +61,11 @@ pub(crate) fn type_name(data_type: &DataType) -> &'static str {
     }
 }
 
+/// The name of a column, without what tells it from another of the same name.
+pub(crate) fn shown(name: &str) -> &str {
+    name.split_once(crate::catalog::MARK).map_or(name, |(shown, _)| shown)
+}
+
 /// The header of an answer.
 pub(crate) fn fields(schema: &Schema, format: &Format) -> Vec<FieldInfo> {
     let field = |(place, field): (usize, &std::sync::Arc<arrow::datatypes::Field>)| {
@@ -71,7 +76,7 @@ pub(crate) fn fields(schema: &Schema, format: &Format) -> Vec<FieldInfo> {
             }
             unified => unified.format_for(place),
         };
-        FieldInfo::new(field.name().clone(), None, None, pg_type(field.data_type()), format)
+        FieldInfo::new(shown(field.name()).to_owned(), None, None, pg_type(field.data_type()), format)
     };
     schema.fields().iter().enumerate().map(field).collect()
 }

@@ -220,6 +220,8 @@ pub(crate) const DEPENDENTS: &str = "2BP01";
 pub(crate) const DUPLICATE_COLUMN: &str = "42701";
 /// A value of another type is needed.
 pub(crate) const WRONG_TYPE: &str = "42804";
+/// No such type.
+pub(crate) const UNKNOWN_TYPE: &str = "42704";
 /// No such schema.
 pub(crate) const UNKNOWN_SCHEMA: &str = "3F000";
 /// What cannot be a name.

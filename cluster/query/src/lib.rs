@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod as_of;
+mod catalog;
 mod create_table;
 mod dml;
 mod dropped;
@@ -23,6 +24,7 @@ mod pgwire;
 mod process_tree;
 mod search;
 mod session;
+mod settings;
 mod statement;
 mod streaming;
 mod subscription;

@@ -38,7 +38,7 @@ enum Way {
 impl Lineage {
     /// Lookups in the snapshot of a slot; `processes` is what is executed for the view.
     pub(crate) fn new(state: SessionState, slot: &Arc<Slot>, processes: &LogicalPlan) -> Result<Self> {
-        let processes = tables::rebind(processes.clone(), &Binding { slot, past: Past::Record, hosts: None })?;
+        let processes = tables::rebind(processes.clone(), &Binding { slot, past: Past::Record, hosts: None, system: None })?;
         Ok(Self { state, slot: Arc::clone(slot), processes })
     }
 

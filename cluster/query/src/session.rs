@@ -21,6 +21,7 @@ use weir_config::QueryLimits;
 use weir_dataflow::handle::{self, At, Completeness, Failure};
 use weir_dataflow::{RelationInfo, relation, relations};
 
+use crate::catalog;
 use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
 use crate::functions;
@@ -28,6 +29,7 @@ use crate::inventory::{self, HOSTS_NAME, Inventory};
 use crate::live::{Live, LiveError, Snapshot};
 use crate::process_tree::ProcessTree;
 use crate::search::Searches;
+use crate::settings;
 use crate::statement::{Asked, Show, Statement, parse};
 use crate::subscription::{Subscriptions, is_of_subscription};
 use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
@@ -108,7 +110,6 @@ impl Engine {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
-            .with_information_schema(true)
             .with_target_partitions(PARTITIONS);
         let options = config.options_mut();
         options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
@@ -187,14 +188,15 @@ impl Engine {
     }
 
     async fn run_unlimited(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
-        let (state, slot) = self.state(&*self.made().await?)?;
+        let made = self.made().await?;
+        let (state, slot) = self.state(&made)?;
         let plan = match parameters {
             Some(values) => planned.plan.clone().with_param_values(values)?,
             None => planned.plan.clone(),
         };
         // The plan was made over another, empty snapshot: put this query's tables in its scans.
         let hosts = self.recorded_hosts(&plan, planned.as_of).await?;
-        let plan = tables::rebind(plan, &Binding { slot: &slot, past: self.past(), hosts })?;
+        let plan = tables::rebind(plan, &Binding { slot: &slot, past: self.past(), hosts, system: Some(&self.system(&made)) })?;
         let optimised = state.optimize(&plan)?;
         let wanted = match &optimised {
             LogicalPlan::Explain(explain) => {
@@ -401,7 +403,12 @@ impl Engine {
                     .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
                 vec![vec![name.clone()], vec![sql.to_owned()]]
             }
-            Show::Setting(name) => vec![vec![setting(name)?]],
+            Show::Setting(name) => vec![vec![settings::value(name)?.to_owned()]],
+            Show::All => settings::all().fold(vec![vec![], vec![]], |mut columns, (name, value)| {
+                columns[0].push(name.to_owned());
+                columns[1].push(value.to_owned());
+                columns
+            }),
             Show::Tick => return self.show_tick(schema).await,
         };
         let arrays = columns.into_iter().map(|values| Arc::new(StringArray::from(values)) as _).collect();
@@ -436,14 +443,25 @@ impl Engine {
     pub(crate) fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog(CATALOG.into(), tables::catalog(&slot, self.past(), self.inventory.as_deref(), made)?);
+        let catalog = tables::catalog(&slot, self.past(), self.inventory.as_deref(), made)?;
+        let system = Arc::new(self.system(made));
+        for schema in [catalog::PG, catalog::INFORMATION] {
+            catalog.register_schema(schema, Arc::new(catalog::Catalog { schema, system: Arc::clone(&system) }))?;
+        }
+        catalogs.register_catalog(CATALOG.into(), catalog);
         let memory = usize::try_from(self.limits.memory_bytes_max).unwrap_or(usize::MAX);
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(GreedyMemoryPool::new(memory))).build_arc()?;
-        let state = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
+        let mut builder = SessionStateBuilder::new_from_existing(self.state.as_ref().clone())
             .with_catalog_list(Arc::new(catalogs))
-            .with_runtime_env(runtime)
-            .build();
-        Ok((state, slot))
+            .with_runtime_env(runtime);
+        builder.scalar_functions().get_or_insert_default().extend(catalog::functions(&system));
+        Ok((builder.build(), slot))
+    }
+
+    /// The relations, as tools see them.
+    fn system(&self, made: &Made) -> catalog::System {
+        let shown = self.relations(made).filter(|info| !is_of_subscription(&info.name));
+        catalog::System::new(shown.map(|info| catalog::Described::of(info, made.table_sql(&info.name))))
     }
 }
 
@@ -458,30 +476,9 @@ impl Show {
             Self::Create(_) => vec![text("view_name"), text("create_statement")],
             Self::Tick => vec![Field::new("tick", DataType::Int64, true)],
             Self::Setting(name) => vec![text(name)],
+            Self::All => vec![text("name"), text("setting")],
         }))
     }
-}
-
-/// What clients ask for when they connect.
-fn setting(name: &str) -> Result<String, SqlError> {
-    let value = match name {
-        "server_version" => functions::SERVER_VERSION,
-        "server_encoding" | "client_encoding" => "UTF8",
-        "timezone" | "time.zone" => "UTC",
-        "datestyle" => "ISO, YMD",
-        "search_path" => SCHEMA,
-        "standard_conforming_strings" | "integer_datetimes" => "on",
-        "transaction_isolation" | "transaction.isolation.level" | "default_transaction_isolation" => "serializable",
-        "transaction_read_only" | "default_transaction_read_only" => "off",
-        "max_identifier_length" => "63",
-        "application_name" => "",
-        "statement_timeout" => "0",
-        other => {
-            let message = format!("unrecognized configuration parameter \"{other}\"");
-            return Err(SqlError::new("42704", message).with_hint("SHOW weir.tick, VIEWS, TABLES, COLUMNS FROM, CREATE VIEW"));
-        }
-    };
-    Ok(value.to_owned())
 }
 
 /// Rows of a recorded relation that HTTP shows when not asked for a number.

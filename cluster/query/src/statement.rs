@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use crate::as_of;
+use crate::catalog;
 use crate::dml;
 use crate::error::SqlError;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
@@ -72,6 +73,8 @@ pub(crate) enum Show {
     Tick,
     /// A setting.
     Setting(String),
+    /// Every setting.
+    All,
 }
 
 /// Parses any number of statements.
@@ -111,7 +114,8 @@ fn at(statement: Statement, as_of: Option<u64>) -> Result<Statement, SqlError> {
     }
 }
 
-fn plain(parsed: Parsed) -> Statement {
+fn plain(mut parsed: Parsed) -> Statement {
+    catalog::as_postgresql(&mut parsed);
     Statement::Query(Box::new(Asked { parsed, as_of: None }))
 }
 
@@ -156,7 +160,11 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
         }
         Ast::ShowVariable { variable } => {
             let name = variable.iter().map(|part| part.value.to_lowercase()).collect::<Vec<_>>().join(".");
-            Statement::Show(if name == "weir.tick" { Show::Tick } else { Show::Setting(name) })
+            Statement::Show(match name.as_str() {
+                "weir.tick" => Show::Tick,
+                "all" => Show::All,
+                _ => Show::Setting(name),
+            })
         }
         Ast::Set(_) => Statement::Accepted("SET"),
         Ast::Reset(_) => Statement::Accepted("RESET"),

@@ -21,6 +21,7 @@ use weir_archive::{RecordSnapshot, Table as Recorded};
 use weir_dataflow::RelationInfo;
 use weir_dataflow::handle::Read;
 
+use crate::catalog::System;
 use crate::inventory::{HOSTS_NAME, Inventory};
 use crate::process_tree::Tree;
 use crate::views::Made;
@@ -231,15 +232,25 @@ pub(crate) struct Binding<'a> {
     pub(crate) past: Past,
     /// What `hosts` is, when the workers do not hold it at the tick.
     pub(crate) hosts: Option<&'a LogicalPlan>,
+    /// What tools are told of the relations, where a plan may read it.
+    pub(crate) system: Option<&'a System>,
 }
 
 /// The same plan over this snapshot's tables.
 pub(crate) fn rebind(plan: LogicalPlan, binding: &Binding<'_>) -> Result<LogicalPlan> {
-    let Binding { slot, past, hosts } = *binding;
+    let Binding { slot, past, hosts, system } = *binding;
     let rebound = plan.transform_down_with_subqueries(|node| {
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         if let Some(tree) = Tree::of(&scan) {
             scan.source = tree.on(slot);
+            return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
+        }
+        // A catalog tells of the relations as they are when the query runs, not as they were when it was prepared.
+        if let Some(schema) = scan.table_name.schema()
+            && let Some(system) = system
+            && let Some(table) = system.table(schema, scan.table_name.table())?
+        {
+            scan.source = provider_as_source(table);
             return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
         }
         let Some(wanted) = one(&scan) else { return Ok(Transformed::no(LogicalPlan::TableScan(scan))) };

@@ -285,7 +285,7 @@ impl Engine {
         let mut names = Vec::new();
         for name in self.state.resolve_table_references(parsed)? {
             let ours = name.schema().is_none_or(|schema| schema == crate::tables::SCHEMA);
-            let inside = name.schema() == Some("information_schema");
+            let inside = name.schema().is_some_and(|schema| crate::catalog::is_table(schema, name.table()));
             let tree = name.table() == crate::inventory::PROCESS_TREE && self.inventory.is_some();
             if inside || (ours && tree) {
                 continue;

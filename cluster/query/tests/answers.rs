@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod tools;
 #[path = "../../../dataflow/tests/world/mod.rs"]
 mod world;
 

@@ -100,8 +100,9 @@ fn body(answer: &Answer, relation: Option<&str>) -> Result<Value, SqlError> {
         rows.extend(encode::json_rows(batch).map_err(|error| SqlError::new(error::INTERNAL, error.to_string()))?);
     }
     let fields = answer.schema.fields().iter();
-    let columns: Vec<_> =
-        fields.map(|field| json!({ "name": field.name(), "type": encode::type_name(field.data_type()) })).collect();
+    let columns: Vec<_> = fields
+        .map(|field| json!({ "name": encode::shown(field.name()), "type": encode::type_name(field.data_type()) }))
+        .collect();
     let mut body = json!({ "tick": answer.tick, "completeness": answer.completeness, "columns": columns, "rows": rows });
     if let Some(relation) = relation {
         body["relation"] = relation.into();
