@@ -244,6 +244,14 @@ pub(crate) const DUPLICATE_KEY: &str = "23505";
 pub(crate) const SERIALIZATION: &str = "40001";
 /// Not within BEGIN and COMMIT.
 pub(crate) const IN_TRANSACTION: &str = "25001";
+/// A transaction block in which something failed.
+pub(crate) const ABORTED: &str = "25P02";
+/// Only within BEGIN and COMMIT.
+pub(crate) const NO_TRANSACTION: &str = "25P01";
+/// Nothing may be changed.
+pub(crate) const READ_ONLY: &str = "25006";
+/// No such savepoint.
+pub(crate) const NO_SAVEPOINT: &str = "3B001";
 /// No such cursor.
 pub(crate) const UNKNOWN_CURSOR: &str = "34000";
 /// A cursor of this name is there.

@@ -72,6 +72,16 @@ pub(crate) struct Answer {
     pub(crate) note: Option<String>,
 }
 
+impl Answer {
+    /// One text.
+    pub(crate) fn of_text(name: &str, text: Option<String>) -> Result<Self, SqlError> {
+        let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(StringArray::from(vec![text]))]);
+        let batches = vec![batch.map_err(datafusion::error::DataFusionError::from)?];
+        Ok(Self { schema, batches, tick: None, completeness: None, note: None })
+    }
+}
+
 /// What to say of tails that have forgotten rows.
 fn note(wanted: &[tables::Wanted], completeness: &Completeness) -> Option<String> {
     let tails: Vec<&str> =
@@ -462,22 +472,6 @@ impl Engine {
     fn system(&self, made: &Made) -> catalog::System {
         let shown = self.relations(made).filter(|info| !is_of_subscription(&info.name));
         catalog::System::new(shown.map(|info| catalog::Described::of(info, made.table_sql(&info.name))))
-    }
-}
-
-impl Show {
-    /// The columns of its answer.
-    pub(crate) fn schema(&self) -> SchemaRef {
-        let text = |name: &str| Field::new(name, DataType::Utf8, true);
-        Arc::new(Schema::new(match self {
-            Self::Views => vec![text("view_name")],
-            Self::Tables => vec![text("table_name"), text("kind")],
-            Self::Columns(_) => vec![text("column_name"), text("data_type")],
-            Self::Create(_) => vec![text("view_name"), text("create_statement")],
-            Self::Tick => vec![Field::new("tick", DataType::Int64, true)],
-            Self::Setting(name) => vec![text(name)],
-            Self::All => vec![text("name"), text("setting")],
-        }))
     }
 }
 

@@ -1,8 +1,12 @@
 //! SQL text to what this server does with it. What it does not do is refused here, by name.
 
-use datafusion::sql::parser::{DFParser, Statement as Parsed};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::sql::parser::{DFParser, ResetStatement, Statement as Parsed};
 use datafusion::sql::sqlparser::ast::{
-    CreateTable, CreateView, ObjectName, SetExpr, ShowCreateObject, ShowStatementIn, Statement as Ast,
+    ContextModifier, CreateTable, CreateView, DiscardObject, Expr, Ident, ObjectName, Reset, Set, SetExpr, ShowCreateObject,
+    ShowStatementIn, Statement as Ast, TransactionAccessMode, TransactionIsolationLevel, TransactionMode, Value,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -11,6 +15,7 @@ use crate::as_of;
 use crate::catalog;
 use crate::dml;
 use crate::error::SqlError;
+use crate::settings::Assignment;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
 
@@ -44,9 +49,77 @@ pub(crate) enum Statement {
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
-    Begin,
+    Begin(Modes),
+    /// SET TRANSACTION, SET SESSION CHARACTERISTICS.
+    Characteristics(Modes),
+    /// SAVEPOINT.
+    Savepoint(String),
+    /// RELEASE SAVEPOINT.
+    Release(String),
+    /// ROLLBACK TO SAVEPOINT.
+    RollbackTo(String),
+    /// SET.
+    Set(Assignment),
+    /// RESET: a setting, or all.
+    Reset(Option<String>),
+    /// DISCARD ALL.
+    Discard,
     /// COMMIT or ROLLBACK; the text is the command tag.
     End(&'static str),
+}
+
+impl Statement {
+    /// Whether it changes what there is.
+    pub(crate) fn changes(&self) -> bool {
+        matches!(self, Self::CreateView(_) | Self::DropViews(_)) || self.changes_rows()
+    }
+
+    /// Whether it cannot stand in a transaction block.
+    pub(crate) fn changes_rows(&self) -> bool {
+        matches!(self, Self::Write(_) | Self::Truncate(_) | Self::CreateTable(_))
+    }
+}
+
+/// How a transaction reads, where that is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Modes {
+    /// As settings write it.
+    pub(crate) isolation: Option<&'static str>,
+    pub(crate) access: Option<Access>,
+    /// Of this and of all later transactions.
+    pub(crate) session: bool,
+}
+
+/// What a transaction may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+impl Modes {
+    fn of(modes: &[TransactionMode], session: bool) -> Self {
+        let mut told = Self { session, ..Self::default() };
+        for mode in modes {
+            match mode {
+                TransactionMode::IsolationLevel(level) => {
+                    told.isolation = Some(match level {
+                        TransactionIsolationLevel::ReadUncommitted | TransactionIsolationLevel::ReadCommitted => "read committed",
+                        TransactionIsolationLevel::RepeatableRead | TransactionIsolationLevel::Snapshot => "repeatable read",
+                        TransactionIsolationLevel::Serializable => "serializable",
+                    });
+                }
+                TransactionMode::AccessMode(TransactionAccessMode::ReadOnly) => told.access = Some(Access::Read),
+                TransactionMode::AccessMode(TransactionAccessMode::ReadWrite) => told.access = Some(Access::Write),
+            }
+        }
+        told
+    }
+
+    /// The setting `transaction_read_only`.
+    pub(crate) fn read_only(&self) -> Option<&'static str> {
+        self.access.map(|access| if access == Access::Read { "on" } else { "off" })
+    }
 }
 
 /// A query, and the tick it is asked at.
@@ -75,6 +148,22 @@ pub(crate) enum Show {
     Setting(String),
     /// Every setting.
     All,
+}
+
+impl Show {
+    /// The columns of its answer.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        let text = |name: &str| Field::new(name, DataType::Utf8, true);
+        Arc::new(Schema::new(match self {
+            Self::Views => vec![text("view_name")],
+            Self::Tables => vec![text("table_name"), text("kind")],
+            Self::Columns(_) => vec![text("column_name"), text("data_type")],
+            Self::Create(_) => vec![text("view_name"), text("create_statement")],
+            Self::Tick => vec![Field::new("tick", DataType::Int64, true)],
+            Self::Setting(name) => vec![text(name)],
+            Self::All => vec![text("name"), text("setting")],
+        }))
+    }
 }
 
 /// Parses any number of statements.
@@ -133,7 +222,9 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
     let ast = match &parsed {
         Parsed::Statement(ast) => ast.as_ref(),
         Parsed::Explain(_) => return Ok(plain(parsed)),
-        Parsed::Reset(_) => return Ok(Statement::Accepted("RESET")),
+        Parsed::Reset(ResetStatement::Variable(name)) => {
+            return Ok(Statement::Reset(Some(name.to_string().to_lowercase()).filter(|name| name != "all")));
+        }
         Parsed::CreateExternalTable(_) => return Err(SqlError::unsupported("CREATE EXTERNAL TABLE")),
         Parsed::CopyTo(_) => return Err(SqlError::unsupported("COPY")),
     };
@@ -166,15 +257,58 @@ fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
                 _ => Show::Setting(name),
             })
         }
-        Ast::Set(_) => Statement::Accepted("SET"),
-        Ast::Reset(_) => Statement::Accepted("RESET"),
+        Ast::Set(set) => setting(set)?,
+        Ast::Reset(reset) => Statement::Reset(match &reset.reset {
+            Reset::ALL => None,
+            Reset::ConfigurationParameter(name) => Some(name.to_string().to_lowercase()),
+        }),
+        Ast::Discard { object_type: DiscardObject::ALL } => Statement::Discard,
         Ast::Discard { .. } => Statement::Accepted("DISCARD"),
         Ast::Deallocate { .. } => Statement::Accepted("DEALLOCATE"),
-        Ast::StartTransaction { .. } => Statement::Begin,
+        Ast::StartTransaction { modes, .. } => Statement::Begin(Modes::of(modes, false)),
+        Ast::Commit { chain: true, .. } | Ast::Rollback { chain: true, .. } => return Err(SqlError::unsupported("AND CHAIN")),
         Ast::Commit { .. } => Statement::End("COMMIT"),
+        Ast::Rollback { savepoint: Some(name), .. } => Statement::RollbackTo(plain_name(name)),
         Ast::Rollback { .. } => Statement::End("ROLLBACK"),
+        Ast::Savepoint { name } => Statement::Savepoint(plain_name(name)),
+        Ast::ReleaseSavepoint { name } => Statement::Release(plain_name(name)),
         other => return Err(SqlError::unsupported(construct(&other.to_string()))),
     })
+}
+
+fn setting(set: &Set) -> Result<Statement, SqlError> {
+    let assigned = |name: String, value: String, local| Ok(Statement::Set(Assignment { name, value, local }));
+    match set {
+        Set::SingleAssignment { scope, variable, values, .. } => {
+            let values: Vec<String> = values.iter().map(assigned_value).collect();
+            let name = variable.to_string().to_lowercase();
+            assigned(name, values.join(", "), matches!(scope, Some(ContextModifier::Local)))
+        }
+        Set::SetTimeZone { local, value } => assigned("timezone".into(), assigned_value(value), *local),
+        Set::SetNames { charset_name, .. } => assigned("client_encoding".into(), charset_name.value.clone(), false),
+        Set::SetNamesDefault {} => assigned("client_encoding".into(), "default".into(), false),
+        Set::SetTransaction { snapshot: Some(_), .. } => Err(SqlError::unsupported("SET TRANSACTION SNAPSHOT")),
+        Set::SetTransaction { modes, session, .. } => Ok(Statement::Characteristics(Modes::of(modes, *session))),
+        other => {
+            let text = other.to_string();
+            Err(SqlError::unsupported(text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")))
+        }
+    }
+}
+
+fn assigned_value(expr: &Expr) -> String {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.clone(),
+            other => other.to_string(),
+        },
+        Expr::Identifier(ident) => ident.value.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn plain_name(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 fn shown_in(place: Option<&ShowStatementIn>) -> Result<String, SqlError> {
@@ -226,11 +360,21 @@ mod tests {
             ("show create view service_map", "Show(Create(\"service_map\"))"),
             ("show weir.tick", "Show(Tick)"),
             ("show server_version", "Show(Setting(\"server_version\"))"),
-            ("set extra_float_digits = 3", "Accepted(\"SET\")"),
-            ("set session characteristics as transaction read only", "Accepted(\"SET\")"),
-            ("reset all", "Accepted(\"RESET\")"),
+            ("set extra_float_digits = 3", "Set(Assignment { name: \"extra_float_digits\", value: \"3\", local: false })"),
+            (
+                "set session characteristics as transaction read only",
+                "Characteristics(Modes { isolation: None, access: Some(Read), session: true })",
+            ),
+            ("reset all", "Reset(None)"),
+            ("reset datestyle", "Reset(Some(\"datestyle\"))"),
+            ("set local search_path to a, 'b'", "Set(Assignment { name: \"search_path\", value: \"a, b\", local: true })"),
+            ("set time zone 'UTC'", "Set(Assignment { name: \"timezone\", value: \"UTC\", local: false })"),
+            ("savepoint A", "Savepoint(\"a\")"),
+            ("rollback to savepoint a", "RollbackTo(\"a\")"),
+            ("release savepoint a", "Release(\"a\")"),
+            ("begin isolation level repeatable read", "Begin(Modes { isolation: Some(\"repeatable read\")"),
             ("begin", "Begin"),
-            ("start transaction read only", "Begin"),
+            ("start transaction read only", "Begin(Modes { isolation: None, access: Some(Read)"),
             ("rollback", "End(\"ROLLBACK\")"),
             ("create view v as select 1", "CreateView"),
             ("create materialized view if not exists v as select 1", "CreateView"),
@@ -248,7 +392,7 @@ mod tests {
             ("update t set a = 1", "Write"),
             ("delete from hosts", "Write"),
             ("truncate table T", "Truncate(\"t\")"),
-            ("discard all", "Accepted(\"DISCARD\")"),
+            ("discard all", "Discard"),
         ] {
             check(sql, expected);
         }

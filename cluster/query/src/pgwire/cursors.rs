@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::peer::Peer;
 use crate::error::{self, SqlError};
-use crate::session::{Answer, Engine};
+use crate::session::{Answer, Engine, Planned};
 use crate::streaming::{Declare, Fetch, Source};
 use crate::subscription::Subscription;
 
@@ -39,8 +39,8 @@ pub(super) fn of<C: ClientInfo>(client: &C) -> Arc<Cursors> {
 }
 
 impl Cursors {
-    /// DECLARE.
-    pub(super) async fn declare(&self, engine: &Engine, declare: &Declare) -> Result<(), SqlError> {
+    /// DECLARE. A query is answered at `tick`, or at the newest; which it was is returned.
+    pub(super) async fn declare(&self, engine: &Engine, declare: &Declare, tick: Option<u64>) -> Result<Option<u64>, SqlError> {
         let mut cursors = self.0.lock().await;
         if cursors.contains_key(&declare.cursor) {
             let message = format!("cursor \"{}\" already exists", declare.cursor);
@@ -50,18 +50,22 @@ impl Cursors {
             let message = format!("this connection has {CURSORS_MAX} cursors already");
             return Err(SqlError::new(error::LIMIT, message).with_hint("close one"));
         }
+        let mut read_at = None;
         let cursor = match &declare.source {
             Source::Subscribe(asked) => {
                 let subscription = engine.subscribe(&engine.subscribable(asked).await?).await?;
                 Cursor { schema: Arc::clone(&subscription.schema), ready: VecDeque::new(), more: Some(subscription) }
             }
             Source::Query(asked) => {
-                let Answer { schema, batches, .. } = engine.run(&engine.plan(asked).await?, None).await?;
+                let planned = engine.plan(asked).await?;
+                let planned = Planned { as_of: planned.as_of.or(tick), ..planned };
+                let Answer { schema, batches, tick, .. } = engine.run(&planned, None).await?;
+                read_at = tick;
                 Cursor { schema, ready: batches.into(), more: None }
             }
         };
         cursors.insert(declare.cursor.clone(), cursor);
-        Ok(())
+        Ok(read_at)
     }
 
     /// The columns of a cursor.

@@ -1,9 +1,11 @@
-//! The PostgreSQL wire: simple and extended protocol, user and database `weir`, no password, from loopback only.
+//! The PostgreSQL wire: simple and extended protocol.
 
 mod cursors;
 mod outgoing;
 mod parameters;
 mod peer;
+mod startup;
+mod transaction;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -11,36 +13,29 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::{Sink, SinkExt as _, StreamExt as _, stream};
-use pgwire::api::auth::{
-    DefaultServerParameterProvider, StartupHandler, finish_authentication, protocol_negotiation,
-    save_startup_parameters_to_metadata,
-};
+use pgwire::api::auth::StartupHandler;
 use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal};
 use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
-use pgwire::api::{
-    ClientInfo, ConnectionGuard, ConnectionHandle, ConnectionManager, METADATA_DATABASE, METADATA_USER, PgWireServerHandlers,
-    PidSecretKeyGenerator as _, RandomPidSecretKeyGenerator, Type,
-};
+use pgwire::api::{ClientInfo, ConnectionManager, PgWireServerHandlers, RandomPidSecretKeyGenerator, Type};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
-use pgwire::messages::response::{ErrorResponse, TransactionStatus};
-use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use pgwire::messages::PgWireBackendMessage;
+use pgwire::messages::response::TransactionStatus;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::cursors::Cursors;
 use self::outgoing::Shape;
 use self::peer::Peer;
+use self::transaction::{Kept, Session};
 use crate::encode;
 use crate::error::SqlError;
-use crate::functions::{SERVER_VERSION, USER};
 use crate::session::{Answer, Engine, Planned};
 use crate::statement::{Show, Statement, parse};
 use crate::streaming::Source;
 use crate::subscription::Subscribable;
-use crate::tables::CATALOG;
 
 /// Serves connections until dropped.
 pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max: usize) {
@@ -99,52 +94,6 @@ struct Handler {
     keys: Arc<RandomPidSecretKeyGenerator>,
 }
 
-#[async_trait]
-impl StartupHandler for Handler {
-    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
-    where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
-        C::Error: Debug,
-        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-    {
-        let PgWireFrontendMessage::Startup(startup) = &message else { return Ok(()) };
-        protocol_negotiation(client, startup).await?;
-        save_startup_parameters_to_metadata(client, startup);
-        if let Some(refused) = refused(client) {
-            client.send(PgWireBackendMessage::ErrorResponse(ErrorResponse::from(refused))).await?;
-            client.close().await?;
-            return Ok(());
-        }
-        let mut parameters = DefaultServerParameterProvider::default();
-        parameters.server_version = SERVER_VERSION.to_owned();
-        let (pid, key) = self.keys.generate(client);
-        client.set_pid_and_secret_key(pid, key.clone());
-        let (handle, guard) = self.connections.register(pid, key);
-        client.session_extensions().insert::<Arc<ConnectionHandle>>(handle);
-        client.session_extensions().insert::<ConnectionGuard>(guard);
-        finish_authentication(client, &parameters).await
-    }
-}
-
-/// Why a client may not come in.
-fn refused<C: ClientInfo>(client: &C) -> Option<ErrorInfo> {
-    let fatal = |code: &str, message: String| Some(ErrorInfo::new("FATAL".into(), code.into(), message));
-    let named = |key: &str| client.metadata().get(key).map(String::as_str);
-    let (user, database) =
-        (named(METADATA_USER).unwrap_or(""), named(METADATA_DATABASE).or_else(|| named(METADATA_USER)).unwrap_or(""));
-    let peer = client.socket_addr().ip();
-    if !peer.to_canonical().is_loopback() {
-        return fatal("28000", format!("{peer} may not connect: there are no passwords yet, so only loopback is let in"));
-    }
-    if user != USER {
-        return fatal("28000", format!("role \"{user}\" does not exist: connect as \"{USER}\""));
-    }
-    if database != CATALOG {
-        return fatal("3D000", format!("database \"{database}\" does not exist: connect to \"{CATALOG}\""));
-    }
-    None
-}
-
 /// A statement that was parsed, and planned where it is a query.
 #[derive(Debug, Clone)]
 struct Prepared {
@@ -178,6 +127,14 @@ enum Described {
     No,
 }
 
+/// Where a statement runs.
+struct Place<'a> {
+    cursors: &'a Cursors,
+    session: &'a Session,
+    /// Before it.
+    within: TransactionStatus,
+}
+
 impl Handler {
     fn new(engine: Engine) -> Self {
         Self { engine, peer: Peer::default(), connections: Arc::new(ConnectionManager::new()), keys: Arc::default() }
@@ -205,7 +162,7 @@ impl Handler {
         client: &mut C,
         prepared: &Prepared,
         parameters: Option<datafusion::common::ParamValues>,
-        (format, described): (&Format, Described),
+        (format, described, place): (&Format, Described, &Place<'_>),
     ) -> PgWireResult<Option<Result<Tag, SqlError>>>
     where
         C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -230,7 +187,7 @@ impl Handler {
                 }
                 Err(failed) => Err(failed),
             },
-            (None, Some(planned)) => match self.engine.run(planned, parameters).await {
+            (None, Some(planned)) => match self.read(planned, parameters, place).await {
                 Ok(answer) => {
                     tell(client, answer.note.clone()).await?;
                     shape.begin(client, &answer.schema, header).await?;
@@ -250,18 +207,42 @@ impl Handler {
         Ok(Some(sent.map(|rows| Tag::new(tag).with_rows(rows))))
     }
 
+    /// The rows of a query, at the transaction's tick where it has one.
+    async fn read(
+        &self,
+        planned: &Planned,
+        parameters: Option<datafusion::common::ParamValues>,
+        place: &Place<'_>,
+    ) -> Result<Answer, SqlError> {
+        let as_of = planned.as_of.or_else(|| place.session.tick(place.within));
+        let planned = Planned { plan: planned.plan.clone(), as_of };
+        let run = self.engine.run(&planned, parameters);
+        let answer = match place.session.time_max() {
+            None => run.await?,
+            Some(max) => tokio::time::timeout(max, run)
+                .await
+                .map_err(|_| SqlError::new(crate::error::TIMED_OUT, "canceling statement due to statement timeout"))??,
+        };
+        place.session.read_at(answer.tick, place.within);
+        Ok(answer)
+    }
+
     async fn execute(
         &self,
-        cursors: &Cursors,
+        place: &Place<'_>,
         prepared: &Prepared,
         parameters: Option<datafusion::common::ParamValues>,
         format: &Format,
     ) -> Result<(Response, Option<String>), SqlError> {
+        let Place { cursors, session, within } = *place;
         let mut note = None;
         let response = match (&prepared.statement, &prepared.planned) {
+            (Statement::Show(Show::Setting(name)), _) if session.own(name).is_some() => {
+                rows(&Answer::of_text(name, session.own(name))?, format, "SHOW")?
+            }
             (Statement::Show(show), _) => rows(&self.engine.show(show).await?, format, Self::tag(show))?,
             (Statement::Query(_), Some(planned)) => {
-                let answer = self.engine.run(planned, parameters).await?;
+                let answer = self.read(planned, parameters, place).await?;
                 note.clone_from(&answer.note);
                 rows(&answer, format, "SELECT")?
             }
@@ -289,7 +270,8 @@ impl Handler {
                 Response::Execution(Tag::new(done.tag))
             }
             (Statement::Declare(declare), _) => {
-                cursors.declare(&self.engine, declare).await?;
+                let tick = cursors.declare(&self.engine, declare, session.tick(within)).await?;
+                session.read_at(tick, within);
                 Response::Execution(Tag::new("DECLARE CURSOR"))
             }
             (Statement::Fetch(fetch), _) => rows(&cursors.fetch(fetch, &self.peer).await?, format, "FETCH")?,
@@ -300,17 +282,51 @@ impl Handler {
             (Statement::Subscribe(_) | Statement::Copy(_), _) => {
                 return Err(SqlError::new(crate::error::INTERNAL, "what streams was not streamed"));
             }
-            (Statement::Begin, _) => Response::TransactionStart(Tag::new("BEGIN")),
+            (Statement::Begin(modes), _) => {
+                if within == TransactionStatus::Idle {
+                    session.begin(modes);
+                } else {
+                    note = Some("there is already a transaction in progress".to_owned());
+                }
+                Response::TransactionStart(Tag::new("BEGIN"))
+            }
             (Statement::End(tag), _) => {
                 cursors.close(None).await?;
-                Response::TransactionEnd(Tag::new(tag))
+                session.end();
+                note = (within == TransactionStatus::Idle).then(|| "there is no transaction in progress".to_owned());
+                // What failed cannot be committed.
+                Response::TransactionEnd(Tag::new(if within == TransactionStatus::Error { "ROLLBACK" } else { tag }))
             }
-            (Statement::Accepted(tag), _) => {
-                if *tag == "DISCARD" {
-                    cursors.close(None).await?;
-                }
-                Response::Execution(Tag::new(tag))
+            (Statement::Characteristics(modes), _) => {
+                note = session.characteristics(modes, within)?;
+                Response::Execution(Tag::new("SET"))
             }
+            (Statement::Savepoint(name), _) => {
+                session.savepoint(name)?;
+                Response::Execution(Tag::new("SAVEPOINT"))
+            }
+            (Statement::Release(name), _) => {
+                session.back_to(name, Kept::No)?;
+                Response::Execution(Tag::new("RELEASE"))
+            }
+            (Statement::RollbackTo(name), _) => {
+                session.back_to(name, Kept::Yes)?;
+                Response::Execution(Tag::new("ROLLBACK"))
+            }
+            (Statement::Set(assignment), _) => {
+                note = session.set(assignment, within)?;
+                Response::Execution(Tag::new("SET"))
+            }
+            (Statement::Reset(name), _) => {
+                session.reset(name.as_deref())?;
+                Response::Execution(Tag::new("RESET"))
+            }
+            (Statement::Discard, _) => {
+                cursors.close(None).await?;
+                session.reset(None)?;
+                Response::Execution(Tag::new("DISCARD ALL"))
+            }
+            (Statement::Accepted(tag), _) => Response::Execution(Tag::new(tag)),
             (Statement::Query(_) | Statement::Write(_), None) => {
                 return Err(SqlError::new(crate::error::INTERNAL, "a query was not planned"));
             }
@@ -348,7 +364,8 @@ impl SimpleQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<C::Error>,
     {
-        let (mut responses, cursors, statements) = (Vec::new(), cursors::of(client), parse(query).map_err(told)?);
+        let (mut responses, statements) = (Vec::new(), parse(query).map_err(told)?);
+        let (cursors, session) = (cursors::of(client), transaction::of(client));
         let streams = |statement: &Statement| matches!(statement, Statement::Subscribe(_) | Statement::Copy(_));
         if statements.len() > 1 && statements.iter().any(streams) {
             let construct = "SUBSCRIBE or COPY together with other statements in one query";
@@ -356,13 +373,20 @@ impl SimpleQueryHandler for Handler {
         }
         let mut within = client.transaction_status();
         for statement in statements {
-            let allowed = outside_transaction(&statement, &mut within);
-            let prepared = async { self.prepare(&cursors, allowed.and(Ok(statement))?).await };
+            let place = Place { cursors: &cursors, session: &session, within };
+            let prepared = async {
+                let after = session.allow(&statement, within)?;
+                self.prepare(&cursors, statement).await.map(|prepared| (prepared, after))
+            };
             let answered = match prepared.await {
-                Ok(prepared) => match self.stream(client, &prepared, None, (&Format::UnifiedText, Described::No)).await? {
-                    Some(streamed) => streamed.map(|tag| (Response::Execution(tag), None)),
-                    None => self.execute(&cursors, &prepared, None, &Format::UnifiedText).await,
-                },
+                Ok((prepared, after)) => {
+                    within = after;
+                    let told = (&Format::UnifiedText, Described::No, &place);
+                    match self.stream(client, &prepared, None, told).await? {
+                        Some(streamed) => streamed.map(|tag| (Response::Execution(tag), None)),
+                        None => self.execute(&place, &prepared, None, &Format::UnifiedText).await,
+                    }
+                }
                 Err(error) => Err(error),
             };
             match answered {
@@ -397,38 +421,26 @@ impl ExtendedQueryHandler for Handler {
         PgWireError: From<C::Error>,
     {
         let prepared = &portal.statement.statement;
-        outside_transaction(&prepared.statement, &mut client.transaction_status()).map_err(told)?;
+        let (within, session) = (client.transaction_status(), transaction::of(client));
+        session.allow(&prepared.statement, within).map_err(told)?;
         let parameters = match &prepared.planned {
             Some(planned) => parameters::values(portal, &planned.plan)?,
             None => None,
         };
         let (format, cursors) = (&portal.result_column_format, cursors::of(client));
+        let place = Place { cursors: &cursors, session: &session, within };
         if max_rows > 0 && matches!(prepared.statement, Statement::Subscribe(_)) {
             let refused = SqlError::unsupported("SUBSCRIBE with a fetch size");
             return Err(told(refused.with_hint("DECLARE a cursor for it, and FETCH")));
         }
-        let streamed = self.stream(client, prepared, parameters.clone(), (format, Described::Yes)).await?;
+        let streamed = self.stream(client, prepared, parameters.clone(), (format, Described::Yes, &place)).await?;
         if let Some(streamed) = streamed {
             return streamed.map(Response::Execution).map_err(told);
         }
-        let (response, note) = self.execute(&cursors, prepared, parameters, format).await.map_err(told)?;
+        let (response, note) = self.execute(&place, prepared, parameters, format).await.map_err(told)?;
         tell(client, note).await?;
         Ok(response)
     }
-}
-
-/// What changes rows cannot be rolled back, so it is refused where a client could believe that it can.
-fn outside_transaction(statement: &Statement, within: &mut TransactionStatus) -> Result<(), SqlError> {
-    match statement {
-        Statement::Begin => *within = TransactionStatus::Transaction,
-        Statement::End(_) => *within = TransactionStatus::Idle,
-        Statement::Write(_) | Statement::Truncate(_) | Statement::CreateTable(_) if *within != TransactionStatus::Idle => {
-            let message = "tables cannot be changed inside a transaction block: it could not be rolled back";
-            return Err(SqlError::new(crate::error::IN_TRANSACTION, message).with_hint("turn the client's autocommit on"));
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 struct Parser {

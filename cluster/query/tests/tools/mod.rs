@@ -94,3 +94,68 @@ async fn start_up_queries_of_tools_are_answered() {
         assert!(told.starts_with(expected), "{query}: {told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_and_settings_are_as_tools_send_them() {
+    let node = Node::start("transactions", QueryLimits::default()).await;
+    let sql = node.connect().await;
+    for (statement, expected) in [
+        ("begin read only", ""),
+        ("select 1", "1"),
+        ("select nothing from hosts", "42703"),
+        ("select 1", "25P02 current transaction is aborted"),
+        ("savepoint a", "25P02"),
+        ("rollback to savepoint a", "25P02 ROLLBACK TO after an error is not supported"),
+        ("commit", ""),
+        ("select 1", "1"),
+        ("savepoint a", "25P01"),
+        ("begin isolation level repeatable read", ""),
+        ("show transaction_isolation", "repeatable read"),
+        ("select count(*) from hosts", "6"),
+        ("set transaction isolation level serializable", "25001"),
+        ("rollback", ""),
+        ("begin; savepoint a; savepoint b; rollback to a; release a", ""),
+        ("release a", "3B001"),
+        ("rollback", ""),
+        ("begin", ""),
+        ("create table t (a int)", "25001"),
+        ("rollback", ""),
+        ("set session characteristics as transaction isolation level serializable, read only", ""),
+        ("show transaction isolation level", "serializable"),
+        ("create table t (a int)", "25006"),
+        ("begin read write", ""),
+        ("show transaction_read_only", "off"),
+        ("commit", ""),
+        ("discard all", ""),
+        ("show transaction_isolation", "read committed"),
+        ("set application_name = 'my tool'", ""),
+        ("show application_name", "my tool"),
+        ("set local application_name = 'other'", ""),
+        ("show application_name", "my tool"),
+        ("begin; set local application_name to other", ""),
+        ("show application_name", "other"),
+        ("rollback", ""),
+        ("show application_name", "my tool"),
+        ("reset application_name", ""),
+        ("show application_name", ""),
+        ("set my.own = 1", ""),
+        ("show my.own", "1"),
+        ("reset all", ""),
+        ("show my.own", "42704"),
+        ("set nothing = 1", "42704"),
+        ("set client_encoding = 'LATIN1'", "22023"),
+        ("set names 'utf8'", ""),
+        ("set time zone 'Europe/Paris'", ""),
+        ("show timezone", "UTC"),
+        ("set statement_timeout = '20ms'", ""),
+        (
+            "select count(*) from events a, events b, events c, events d, events e",
+            "57014 canceling statement due to statement timeout",
+        ),
+        ("reset statement_timeout", ""),
+        ("commit and chain", "0A000 AND CHAIN"),
+    ] {
+        let told = ask(&sql, statement).await;
+        assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{statement}: {told}");
+    }
+}
