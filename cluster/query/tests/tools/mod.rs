@@ -1,4 +1,4 @@
-//! What tools ask when they connect and list what there is: psql's commands, and start-up queries of Grafana, DBeaver and JDBC as recorded.
+//! What tools ask when they connect and list what there is: psql's commands, and start-up queries in the form that Grafana, DBeaver and JDBC send them (written down by hand, not captured).
 
 use weir_config::QueryLimits;
 
@@ -59,8 +59,8 @@ async fn start_up_queries_of_tools_are_answered() {
     let node = Node::start("startup", QueryLimits::default()).await;
     let sql = node.connect().await;
     let mut wrong = Vec::new();
-    for recorded in include_str!("recorded.sql").split(";\n") {
-        let (expected, query): (Vec<_>, Vec<_>) = recorded.lines().partition(|line| line.starts_with("--"));
+    for question in include_str!("startup.sql").split(";\n") {
+        let (expected, query): (Vec<_>, Vec<_>) = question.lines().partition(|line| line.starts_with("--"));
         let query = query.join("\n");
         if query.trim().is_empty() {
             continue;
