@@ -70,11 +70,11 @@ const AGGREGATES: [&str; 22] = [
     "sum(int)",
     "min(text)",
     "max(time)",
-    "round(avg(int) * 1000)",
-    "round(stddev(int) * 1000)",
-    "round(stddev_pop(int) * 1000)",
-    "round(var_samp(int) * 1000)",
-    "round(var_pop(float) / 1000)",
+    "floor(avg(int) * 1000 + 0.3)",
+    "floor(stddev(int) * 1000 + 0.3)",
+    "floor(stddev_pop(int) * 1000 + 0.3)",
+    "floor(var_samp(int) * 1000 + 0.3)",
+    "floor(var_pop(int) * 1000 + 0.3)",
     "bool_and(flag)",
     "bool_or(flag)",
     "string_agg(text, ',' ORDER BY text)",
@@ -84,8 +84,8 @@ const AGGREGATES: [&str; 22] = [
     "array_agg(int ORDER BY int DESC)",
     "sum(float)",
     "sum(DISTINCT int)",
-    "round(avg(float) * 1000)",
-    "round(corr(int, float) * 1000)",
+    "floor(avg(float) * 1000 + 0.3)",
+    "floor(corr(int, float) * 1000 + 0.3)",
 ];
 
 const WINDOWS: [&str; 16] = [
@@ -104,7 +104,7 @@ const WINDOWS: [&str; 16] = [
     "sum(int) OVER (ORDER BY time, int, float, flag, text ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)",
     "max(float) OVER (PARTITION BY text ORDER BY int RANGE BETWEEN 1 PRECEDING AND CURRENT ROW)",
     "ntile(3) OVER (PARTITION BY text ORDER BY int, time, float, flag)",
-    "round(percent_rank() OVER (PARTITION BY text ORDER BY int) * 1000)",
+    "floor(percent_rank() OVER (PARTITION BY text ORDER BY int) * 1000 + 0.3)",
 ];
 
 impl Question {
@@ -196,7 +196,7 @@ fn scalar(random: &mut Random) -> String {
 fn calls(random: &mut Random) -> String {
     let one = |random: &mut Random, name: usize| {
         let call = *random.pick(&AGGREGATES);
-        let plain = !call.starts_with("round");
+        let plain = !call.starts_with("floor");
         let filter = if plain && random.chance(30) { format!(" FILTER (WHERE {})", predicate(random)) } else { String::new() };
         format!("{call}{filter} AS c{name}")
     };
