@@ -427,7 +427,7 @@ mod tests {
             ("select 1", "without FROM"),
             ("select * from nowhere", "\"nowhere\" does not exist"),
             ("select b from t", "b"),
-            ("select * from t, u", "without an equality"),
+            ("select t.n from t, u", "without an equality"),
             ("select a from t limit 3", "LIMIT without ORDER BY"),
             ("select a from t order by a offset 2", "OFFSET without LIMIT"),
             ("select a from t order by a nulls first limit 3", "NULLS FIRST"),
