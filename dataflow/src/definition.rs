@@ -175,13 +175,14 @@ impl Definitions {
 pub struct Known {
     schemas: HashMap<String, SchemaRef>,
     texts: HashMap<String, String>,
+    tables: BTreeSet<String>,
 }
 
 impl Default for Known {
     fn default() -> Self {
         let standing = relations().iter().filter(|info| info.standing);
         let schemas = standing.map(|info| (info.name.to_string(), inside(&info.schema))).collect();
-        Self { schemas, texts: HashMap::new() }
+        Self { schemas, texts: HashMap::new(), tables: BTreeSet::new() }
     }
 }
 
@@ -192,6 +193,10 @@ impl SchemaOf for Known {
 
     fn text_of(&self, relation: &str) -> Option<String> {
         self.texts.get(relation).cloned()
+    }
+
+    fn is_table(&self, relation: &str) -> bool {
+        self.tables.contains(relation)
     }
 }
 
@@ -219,6 +224,7 @@ impl Known {
         let table = Table::parse(&definition.sql)?;
         let schema = with_types(&table.schema, DataType::clone);
         self.schemas.insert(definition.name.clone(), inside(&schema));
+        self.tables.insert(definition.name.clone());
         Ok(RelationInfo { name: definition.name.clone().into(), schema, standing: true, sql: None })
     }
 
@@ -226,6 +232,7 @@ impl Known {
     pub fn remove(&mut self, name: &str) {
         self.schemas.remove(name);
         self.texts.remove(name);
+        self.tables.remove(name);
     }
 }
 

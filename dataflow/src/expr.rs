@@ -70,6 +70,16 @@ impl Counters {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
     }
 
+    /// Notes whether what stands for several rows fails now: it counts as one bad row while it does.
+    pub(crate) fn add_failed(&self, failed: &mut bool, error: Option<&datafusion_common::DataFusionError>) {
+        match (*failed, error) {
+            (false, Some(error)) => self.add_bad(1, error),
+            (true, None) => drop(self.bad_rows.fetch_sub(1, Relaxed)),
+            _ => {}
+        }
+        *failed = error.is_some();
+    }
+
     pub(crate) fn add_forgotten(&self, rows: u64) {
         self.forgotten.fetch_add(rows, Relaxed);
     }
@@ -207,6 +217,13 @@ fn compile(expr: &Expr, schema: &Schema, construct: &str) -> Result<Compiled, we
     let column = expr.downcast_ref::<Column>().map(Column::index);
     let column = column.filter(|&index| schema.field(index).data_type() == &scalar.data_type);
     Ok(Compiled { expr, data_type: scalar.data_type, column })
+}
+
+/// An expression that is resolved already, as operators evaluate it.
+pub(crate) fn physical(expr: &Expr, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>, datafusion_common::DataFusionError> {
+    let context = DFSchema::try_from(schema.clone())?;
+    let plain = create_physical_expr(expr, &context, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+    checked(plain, schema)
 }
 
 /// The same expression, with arithmetic that raises where it would wrap. −x becomes 0 − x.

@@ -8,12 +8,16 @@
 mod oracle {
     pub mod engine;
     pub mod plans;
+    pub mod postgres;
+    pub mod questions;
     pub mod reference;
     pub mod rows;
 }
 
 use oracle::engine;
 use oracle::plans::{self, Operator};
+use oracle::postgres::Postgres;
+use oracle::questions::{Question, Tables};
 use oracle::reference;
 use oracle::rows::{History, Random};
 use weir_plan::Plan;
@@ -66,6 +70,38 @@ fn composed() {
         check_plan(seed, &plan, &mut random);
     }
 }
+
+/// Questions in SQL, at every tick against DataFusion and PostgreSQL.
+#[test]
+fn questions() {
+    let postgres = Postgres::start("questions");
+    let mut steps = 0;
+    for seed in seeds(QUESTIONS) {
+        let mut random = Random::new(seed);
+        let (question, history) = (Question::random(&mut random), History::random(&mut random));
+        eprintln!("seed {seed}: {}", question.sql);
+        let plan =
+            weir_plan::compile(&question.sql, &Tables).unwrap_or_else(|error| panic!("seed {seed}, {}: {error}", question.sql));
+        let expected = reference::told(question.reworded.as_ref().unwrap_or(&question.sql), &history);
+        let schema = plan.schema(&Tables).unwrap();
+        let third =
+            postgres.as_ref().filter(|_| question.postgres).map(|postgres| postgres.answers(&question.sql, &schema, &history));
+        let workers = 1 + usize::try_from(seed % 3).unwrap();
+        let answers = engine::answers(&plan, &history, workers, &mut random);
+        for (place, (tick, expected)) in expected.iter().enumerate() {
+            let place_of = || format!("seed {seed}, {workers} workers, tick {tick}: {}\n{plan}", question.sql);
+            if let Some(third) = &third {
+                assert_eq!(&answers[tick], &third[place], "not as PostgreSQL: {}", place_of());
+            }
+            assert_eq!(&answers[tick], expected, "not as DataFusion: {}", place_of());
+            steps += 1;
+        }
+    }
+    eprintln!("{steps} steps of questions, PostgreSQL: {}", postgres.is_some());
+}
+
+/// Six ticks each: at least 500 steps.
+const QUESTIONS: u64 = 90;
 
 /// Windows are made from panes.
 #[test]

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_expr::Expr;
 
+use crate::call::{over_call, recomputed};
+use crate::plan::MARK;
 use crate::{AggregateCall, AggregateFunc, Error, JoinKind, Plan, normal_type, resolve, time_type};
 
 /// Which relations there are.
@@ -17,6 +19,11 @@ pub trait SchemaOf {
     /// The SELECT that a relation is only a name for: it is put in the name's place.
     fn text_of(&self, _relation: &str) -> Option<String> {
         None
+    }
+
+    /// Whether a relation is a table that people write, whose size has a limit: every row of it may meet every row of another.
+    fn is_table(&self, _relation: &str) -> bool {
+        false
     }
 }
 
@@ -48,8 +55,29 @@ impl Plan {
                 aggregate(keys, aggregates, forget_at.as_ref(), &schema)
             }
             Self::Join { left, right, on, kind, residual } => {
+                let meets_all = on.iter().all(|(left, right)| left.column_refs().is_empty() && right.column_refs().is_empty());
+                if meets_all && !on.is_empty() && !is_bounded(left, relations) && !is_bounded(right, relations) {
+                    return Err(Error::unsupported(
+                        "a join without an equality of both sides",
+                        "every row would meet every other; one side must be a table, a single row or a LIMIT",
+                    ));
+                }
                 let (left, right) = (left.schema(relations)?, right.schema(relations)?);
                 join(&left, &right, on, *kind, residual.as_ref())
+            }
+            Self::Repeat { input, times } => {
+                let schema = input.schema(relations)?;
+                match resolve(times, &schema, "repeat")?.data_type {
+                    DataType::Int64 => Ok(schema),
+                    other => Err(Error::wrong_type(format!("repeat ({times})"), format!("a BIGINT is needed, not {other}"))),
+                }
+            }
+            Self::Over { input, partition, order, calls } => {
+                let schema = input.schema(relations)?;
+                partition.iter().try_for_each(|expr| key(expr, &schema, "over, partition").map(drop))?;
+                order.iter().try_for_each(|(expr, _)| resolve(expr, &schema, "over, order").map(drop))?;
+                let added = calls.iter().map(|(call, name)| Ok(Field::new(name, over_call(call, &schema)?.1, true)));
+                fields(copied(&schema).chain(added), "over")
             }
             Self::Temporal { input, visible_from, visible_until } => {
                 let schema = input.schema(relations)?;
@@ -96,6 +124,9 @@ impl AggregateCall {
         if let Some(filter) = &self.filter {
             boolean(filter, schema, &place)?;
         }
+        if let AggregateFunc::Recomputed(call) = &self.func {
+            return Ok(Field::new(&self.name, recomputed(call, schema, &place)?.data_type, true));
+        }
         let arg = self.arg.as_ref().map(|arg| resolve(arg, schema, &place)).transpose()?.map(|arg| arg.data_type);
         let data_type = match (&self.func, arg) {
             (AggregateFunc::Count, _) | (AggregateFunc::CountDistinct, Some(_)) => DataType::Int64,
@@ -111,6 +142,7 @@ impl AggregateCall {
                 resolve(by, schema, &place)?;
                 arg
             }
+            (AggregateFunc::Recomputed(_), Some(_)) => return Err(Error::wrong_type(place, "its arguments are in the call")),
             (AggregateFunc::PercentileCont(fraction), Some(arg)) => {
                 if !arg.is_numeric() || !(0.0..=1.0).contains(fraction) {
                     return Err(Error::wrong_type(
@@ -136,11 +168,27 @@ fn join(left: &Schema, right: &Schema, on: &[(Expr, Expr)], kind: JoinKind, resi
             return Err(Error::wrong_type(place, format!("{over_left} = {over_right} compares {a} with {b}: cast one of them")));
         }
     }
-    let schema = fields(copied(left).chain(copied(right)), &place)?;
+    let both = fields(copied(left).chain(copied(right)), &place)?;
     if let Some(residual) = residual {
-        boolean(residual, &schema, &place)?;
+        boolean(residual, &both, &place)?;
     }
-    Ok(schema)
+    match kind {
+        JoinKind::Inner | JoinKind::Left | JoinKind::Full => Ok(both),
+        JoinKind::Semi | JoinKind::Anti => fields(copied(left), &place),
+        JoinKind::Mark => fields(copied(left).chain([Ok(Field::new(MARK, DataType::Boolean, true))]), &place),
+    }
+}
+
+/// Whether a plan has so few rows, whatever comes, that each may meet every row of another.
+fn is_bounded(plan: &Plan, relations: &dyn SchemaOf) -> bool {
+    match plan {
+        Plan::Source { relation } => relations.is_table(relation),
+        Plan::Aggregate { keys, .. } if keys.is_empty() => true,
+        Plan::TopK { partition, limit, .. } if partition.is_empty() && *limit <= MEETS_ALL_MAX => true,
+        Plan::Join { left, right, kind, .. } => is_bounded(left, relations) && (!kind.pairs() || is_bounded(right, relations)),
+        Plan::Repeat { .. } | Plan::HopWindow { .. } | Plan::Sequence { .. } => false,
+        other => other.inputs().into_iter().all(|input| is_bounded(input, relations)),
+    }
 }
 
 fn hop(schema: &Schema, time: &Expr, [hop_ms, size_ms]: [u64; 2], names: [&String; 2]) -> Result<SchemaRef, Error> {
@@ -231,6 +279,9 @@ pub(crate) fn fields(columns: impl Iterator<Item = Result<Field, Error>>, place:
     }
     Ok(Arc::new(Schema::new(columns)))
 }
+
+/// Rows of a ranking that each may meet every row of another relation.
+const MEETS_ALL_MAX: u64 = 1_000;
 
 /// A row is copied into each of its windows.
 const WINDOWS_PER_ROW_MAX: u64 = 10_000;

@@ -44,6 +44,12 @@ impl Plan {
                 let order = list(order.iter().map(|(expr, desc)| format!("{expr}{}", if *desc { " desc" } else { "" })));
                 format!("top {limit} by [{}] in order [{order}]", list(partition.iter().map(ToString::to_string)))
             }
+            Self::Repeat { times, .. } => format!("repeat {times} times"),
+            Self::Over { partition, order, calls, .. } => {
+                let order = list(order.iter().map(|(expr, desc)| format!("{expr}{}", if *desc { " desc" } else { "" })));
+                let calls = list(calls.iter().map(as_name));
+                format!("over [{}] in order [{order}]: {calls}", list(partition.iter().map(ToString::to_string)))
+            }
             Self::Union { .. } => "union".to_owned(),
             Self::Sequence { sequence, .. } => {
                 let stages = list(sequence.stages.iter().map(|stage| format!("{} as {}", stage.predicate, stage.time_name)));
@@ -81,6 +87,13 @@ impl Display for AggregateCall {
             AggregateFunc::ArgMax { by } => write!(out, "arg_max({arg} by {by})"),
             AggregateFunc::ArgMin { by } => write!(out, "arg_min({arg} by {by})"),
             AggregateFunc::PercentileCont(fraction) => write!(out, "percentile_cont({fraction}, {arg})"),
+            AggregateFunc::Recomputed(call) => {
+                let order = list(call.order.iter().map(|(expr, desc)| format!("{expr}{}", if *desc { " desc" } else { "" })));
+                let args = list(call.args.iter().map(ToString::to_string));
+                let (distinct, by) =
+                    (if call.distinct { "distinct " } else { "" }, if order.is_empty() { "" } else { " order by " });
+                write!(out, "{}({distinct}{args}{by}{order})", call.function.name())
+            }
         }?;
         if let Some(filter) = &self.filter {
             write!(out, " filter {filter}")?;

@@ -5,25 +5,33 @@
 //! Promise: what [`Plan::schema`] accepts can be rendered; what has no exact meaning under retraction is refused here, by name.
 #![forbid(unsafe_code)]
 
+mod call;
 mod check;
+mod clock;
 mod error;
 mod explain;
+mod grouping;
+mod joins;
 mod lower;
+mod over;
 mod plan;
 mod prune;
 mod ranking;
 mod scalar;
 mod script;
 mod sequence;
+mod set_operation;
 mod sql;
+mod subquery;
 mod table;
 mod window;
 
 pub use datafusion_expr::{Expr, cast, col, lit, when};
 
+pub use call::{Call, over_call, recomputed};
 pub use check::SchemaOf;
 pub use error::Error;
-pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, Plan};
+pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, MARK, Plan, Recomputed};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
 pub use script::compile_script;
 pub use sequence::{Absent, Sequence, Stage};

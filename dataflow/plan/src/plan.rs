@@ -3,7 +3,9 @@
 //! Every operator maps a multiset of rows to a multiset of rows; rows come and go with the tick. Columns are unqualified: a
 //! join whose sides share a name is refused until one side renames it.
 
-use datafusion_expr::Expr;
+use std::sync::Arc;
+
+use datafusion_expr::{AggregateUDF, Expr};
 
 use crate::Sequence;
 
@@ -95,6 +97,24 @@ pub enum Plan {
         /// Name of the rank column, which comes last.
         rank_name: String,
     },
+    /// Each row as often as the number says; not at all where it is NULL or not above 0.
+    Repeat {
+        /// Rows in.
+        input: Box<Self>,
+        /// How often: a BIGINT.
+        times: Expr,
+    },
+    /// Each row and what window functions say of it among the rows of its partition. A changed partition is answered anew.
+    Over {
+        /// Rows in.
+        input: Box<Self>,
+        /// What makes a partition; NULLs are equal.
+        partition: Vec<Expr>,
+        /// (expression, descending), as in [`Plan::TopK`]; ties are put in order by the whole row.
+        order: Vec<(Expr, bool)>,
+        /// Window functions over this partition and order, and the names of their columns, which come last.
+        calls: Vec<(Expr, String)>,
+    },
     /// All rows of all inputs (a bag: UNION ALL). Columns go by position; names are the first input's.
     Union {
         /// At least one.
@@ -118,7 +138,23 @@ pub enum JoinKind {
     Left,
     /// Those of both sides stay.
     Full,
+    /// Only rows of the left side that have a partner, as they are.
+    Semi,
+    /// Only rows of the left side that have none, as they are.
+    Anti,
+    /// Rows of the left side, and a last column `mark` that says whether they have a partner.
+    Mark,
 }
+
+impl JoinKind {
+    /// Whether a row is a pair, and not one of the left side.
+    pub fn pairs(self) -> bool {
+        matches!(self, Self::Inner | Self::Left | Self::Full)
+    }
+}
+
+/// The column that [`JoinKind::Mark`] adds.
+pub const MARK: &str = "mark";
 
 /// One column of an aggregate.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,6 +196,21 @@ pub enum AggregateFunc {
     },
     /// The value at this fraction (0 to 1) of the ordered arguments, interpolated.
     PercentileCont(f64),
+    /// Any other aggregate function, made anew from all values of a group that changes. It keeps them all.
+    Recomputed(Box<Recomputed>),
+}
+
+/// An aggregate without a state that rows can be taken from: see [`AggregateFunc::Recomputed`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recomputed {
+    /// The function.
+    pub function: Arc<AggregateUDF>,
+    /// Its arguments. NULLs are the function's to heed.
+    pub args: Vec<Expr>,
+    /// (expression, descending): in which order it is given the rows; of equal ones, in that of the arguments.
+    pub order: Vec<(Expr, bool)>,
+    /// Equal arguments count once.
+    pub distinct: bool,
 }
 
 /// What keeps an aggregate's state bounded: see [`Plan::Aggregate`].
@@ -271,6 +322,11 @@ impl Plan {
         Self::TopK { input: Box::new(self), partition, order, limit, rank_name: rank_name.into() }
     }
 
+    /// Each row so many times.
+    pub fn repeat(self, times: Expr) -> Self {
+        Self::Repeat { input: Box::new(self), times }
+    }
+
     /// All rows of all plans.
     pub fn union(inputs: impl IntoIterator<Item = Self>) -> Self {
         Self::Union { inputs: inputs.into_iter().collect() }
@@ -286,6 +342,8 @@ impl Plan {
             | Self::Temporal { input, .. }
             | Self::HopWindow { input, .. }
             | Self::TopK { input, .. }
+            | Self::Repeat { input, .. }
+            | Self::Over { input, .. }
             | Self::Sequence { input, .. } => vec![input],
             Self::Join { left, right, .. } => vec![left, right],
             Self::Union { inputs } => inputs.iter().collect(),
@@ -302,6 +360,8 @@ impl Plan {
             | Self::Temporal { input, .. }
             | Self::HopWindow { input, .. }
             | Self::TopK { input, .. }
+            | Self::Repeat { input, .. }
+            | Self::Over { input, .. }
             | Self::Sequence { input, .. } => vec![input],
             Self::Join { left, right, .. } => vec![left, right],
             Self::Union { inputs } => inputs.iter_mut().collect(),

@@ -24,6 +24,9 @@ impl Plan {
                 keys.iter().for_each(|(expr, _)| add(expr));
                 for call in aggregates {
                     call.arg.iter().chain(&call.filter).for_each(&mut add);
+                    if let AggregateFunc::Recomputed(call) = &call.func {
+                        call.args.iter().chain(call.order.iter().map(|(expr, _)| expr)).for_each(&mut add);
+                    }
                     if let AggregateFunc::ArgMax { by } | AggregateFunc::ArgMin { by } = &call.func {
                         add(by);
                     }
@@ -38,6 +41,11 @@ impl Plan {
             Self::HopWindow { time, .. } => add(time),
             Self::TopK { partition, order, .. } => {
                 partition.iter().chain(order.iter().map(|(expr, _)| expr)).for_each(&mut add);
+            }
+            Self::Repeat { times, .. } => add(times),
+            Self::Over { partition, order, calls, .. } => {
+                partition.iter().chain(order.iter().map(|(expr, _)| expr)).for_each(&mut add);
+                calls.iter().for_each(|(call, _)| add(call));
             }
             Self::Sequence { sequence, .. } => {
                 sequence.keys.iter().for_each(|(expr, _)| add(expr));

@@ -1,6 +1,6 @@
 //! `row_number() OVER (PARTITION BY … ORDER BY …)` under a bound such as `rank <= 10`: the first rows of each partition.
 //!
-//! Without a bound every row that comes would change the number of all behind it: that is refused, by name.
+//! Without a bound every row that comes may change the number of all behind it: see `over.rs`.
 
 use datafusion_common::ScalarValue;
 use datafusion_expr::expr::{WindowFunction, WindowFunctionParams};
@@ -8,7 +8,8 @@ use datafusion_expr::logical_plan::Window;
 use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, WindowFunctionDefinition};
 
 use crate::Error;
-use crate::lower::{Lowered, distinct_names, node, over, unaliased};
+use crate::lower::{Lowered, distinct_names, node, order, over as over_names, unaliased};
+use crate::over;
 
 /// The highest number that any of these conditions over the plan's columns lets pass, if they bound one that `row_number()` gives.
 pub(crate) fn bound(plan: &LogicalPlan, passing: &[Expr]) -> Option<u64> {
@@ -54,7 +55,7 @@ pub(crate) fn lower(plan: &LogicalPlan, limit: u64) -> Result<Lowered, Error> {
         LogicalPlan::SubqueryAlias(alias) => lower(&alias.input, limit),
         LogicalPlan::Projection(projection) => {
             let input = lower(&projection.input, limit)?;
-            let exprs = projection.expr.iter().map(|expr| over(expr, projection.input.schema(), &input.names));
+            let exprs = projection.expr.iter().map(|expr| over_names(expr, projection.input.schema(), &input.names));
             let (exprs, names) = (exprs.collect::<Result<Vec<_>, _>>()?, distinct_names(&projection.schema));
             Ok(Lowered { plan: input.plan.project(exprs.into_iter().zip(names.clone())), names })
         }
@@ -63,36 +64,22 @@ pub(crate) fn lower(plan: &LogicalPlan, limit: u64) -> Result<Lowered, Error> {
     }
 }
 
+/// `row_number()` alone is a ranking; anything beside it is answered over the whole partition.
 fn ranked(window: &Window, limit: u64) -> Result<Lowered, Error> {
-    let [call] = window.window_expr.as_slice() else {
-        return Err(Error::unsupported("more than one window function (OVER) in a SELECT", "standing views do not have it yet"));
-    };
-    let Expr::WindowFunction(call) = unaliased(call) else { return Err(other()) };
+    let [call] = window.window_expr.as_slice() else { return over::over(window) };
+    let Expr::WindowFunction(call) = unaliased(call) else { return over::over(window) };
     let WindowFunction { fun: WindowFunctionDefinition::WindowUDF(function), params } = call.as_ref() else {
-        return Err(other());
+        return over::over(window);
     };
     let WindowFunctionParams { partition_by, order_by, filter, .. } = params;
     if function.name() != "row_number" || filter.is_some() {
-        return Err(other());
+        return over::over(window);
     }
     let (input, schema) = (node(&window.input, Vec::new())?.renamed_to_itself(), window.input.schema());
-    let partition = partition_by.iter().map(|expr| over(expr, schema, &input.names)).collect::<Result<Vec<_>, _>>()?;
-    let mut order = Vec::new();
-    for by in order_by {
-        if by.nulls_first == by.asc {
-            return Err(Error::unsupported(
-                "NULLS FIRST or LAST, other than PostgreSQL's default,",
-                "standing views do not have it yet",
-            ));
-        }
-        order.push((over(&by.expr, schema, &input.names)?, !by.asc));
-    }
+    let partition = partition_by.iter().map(|expr| over_names(expr, schema, &input.names)).collect::<Result<Vec<_>, _>>()?;
+    let order = order(order_by, schema, &input.names)?;
     let mut names = input.names.clone();
     let rank = (0..).map(|n| format!("rank#{n}")).find(|rank| !names.contains(rank)).unwrap_or_default();
     names.push(rank.clone());
     Ok(Lowered { plan: input.plan.top_k(partition, order, limit, rank), names })
-}
-
-fn other() -> Error {
-    Error::unsupported("a window function (OVER) other than row_number()", "standing views do not have it yet")
 }

@@ -1,4 +1,4 @@
-//! SQL text to a plan: parsed and named by DataFusion's planner, without its optimizer, then lowered (`lower.rs`).
+//! SQL text to a plan: parsed and named by DataFusion's planner, without its optimizer but for subqueries (`subquery.rs`), then lowered (`lower.rs`).
 //!
 //! Promise: the same text over the same relations is the same plan, in every process. No clock is read: what depends on one is refused.
 
@@ -24,7 +24,7 @@ use crate::{Error, Plan, SchemaOf};
 pub fn compile(sql: &str, relations: &dyn SchemaOf) -> std::result::Result<Plan, Error> {
     let context = Context::new(relations);
     let planned = context.plan(sql).map_err(|source| context.told(source))?;
-    let plan = lower(&planned)?;
+    let plan = lower(&crate::subquery::joined(planned)?)?;
     plan.schema(relations)?;
     Ok(plan)
 }
@@ -34,6 +34,7 @@ pub(crate) struct Context<'a> {
     relations: &'a dyn SchemaOf,
     scalars: HashMap<String, Arc<ScalarUDF>>,
     aggregates: HashMap<String, Arc<AggregateUDF>>,
+    windows: HashMap<String, Arc<WindowUDF>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
     options: ConfigOptions,
     /// A name that is no relation.
@@ -56,15 +57,22 @@ impl<'a> Context<'a> {
                 aggregates.insert(name, Arc::clone(&function));
             }
         }
+        let mut windows = HashMap::new();
+        for function in datafusion_functions_window::all_default_window_functions() {
+            for name in function.aliases().iter().cloned().chain([function.name().to_owned()]) {
+                windows.insert(name, Arc::clone(&function));
+            }
+        }
         let planners: Vec<Arc<dyn ExprPlanner>> = vec![
             Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
             Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
             Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
             Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
+            Arc::new(datafusion_functions_window::planner::WindowFunctionPlanner),
         ];
         let mut options = ConfigOptions::default();
         options.execution.time_zone = Some("UTC".into());
-        Self { relations, scalars, aggregates, planners, options, missing: RefCell::default(), expanded: Cell::new(0) }
+        Self { relations, scalars, aggregates, windows, planners, options, missing: RefCell::default(), expanded: Cell::new(0) }
     }
 
     pub(crate) fn plan(&self, sql: &str) -> Result<LogicalPlan> {
@@ -128,7 +136,7 @@ impl ContextProvider for Context<'_> {
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        (name == "row_number").then(datafusion_functions_window::row_number::row_number_udwf)
+        self.windows.get(name).cloned()
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
@@ -162,7 +170,7 @@ impl ContextProvider for Context<'_> {
     }
 
     fn udwf_names(&self) -> Vec<String> {
-        Vec::new()
+        self.windows.keys().cloned().collect()
     }
 }
 

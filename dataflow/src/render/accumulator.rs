@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use weir_plan::{AggregateCall, AggregateFunc, Expr};
 
 use super::multiset::{End, Extreme, Multiset, Value, float, ordered};
+use super::recomputed::Recomputation;
 use super::rows::{Encoded, RowCodec};
 use crate::expr::Counters;
 
@@ -20,7 +21,12 @@ pub(super) enum Accumulator {
     Avg(Sum),
     Extreme(Extreme),
     Distinct(Multiset),
-    Percentile { values: Multiset, fraction: f64 },
+    Percentile {
+        values: Multiset,
+        fraction: f64,
+    },
+    /// All rows, from which [`Recomputation`] makes the value.
+    Recomputed(Multiset),
 }
 
 /// An exact sum and how many values are in it.
@@ -39,6 +45,7 @@ impl Accumulator {
             AggregateFunc::Avg => Self::Avg(Sum::default()),
             AggregateFunc::Min | AggregateFunc::ArgMin { .. } => Self::Extreme(Extreme::new(End::Least)),
             AggregateFunc::Max | AggregateFunc::ArgMax { .. } => Self::Extreme(Extreme::new(End::Greatest)),
+            AggregateFunc::Recomputed(_) => Self::Recomputed(Multiset::default()),
             AggregateFunc::PercentileCont(fraction) => Self::Percentile { values: Multiset::default(), fraction: *fraction },
         }
     }
@@ -54,7 +61,9 @@ impl Accumulator {
                 sum.values += diff;
             }
             Self::Extreme(extreme) => extreme.add(arg.value(row), settled_at, diff),
-            Self::Distinct(values) | Self::Percentile { values, .. } => values.add(arg.value(row), diff),
+            Self::Distinct(values) | Self::Percentile { values, .. } | Self::Recomputed(values) => {
+                values.add(arg.value(row), diff)
+            }
         }
     }
 
@@ -76,6 +85,7 @@ impl Accumulator {
                 }
                 extreme.value().cloned()
             }
+            Self::Recomputed(_) => unreachable!("its shape makes the value"),
             Self::Percentile { values, fraction } => percentile(values, *fraction).map(|value| Value::Int(ordered(value))),
         }
     }
@@ -133,6 +143,7 @@ pub(super) struct Shape {
     codec: Option<RowCodec>,
     counted: bool,
     output: DataType,
+    recomputation: Option<Recomputation>,
 }
 
 impl Shape {
@@ -141,13 +152,29 @@ impl Shape {
         let plain = types.len() == 1 && as_ints(types[0]);
         let counted = matches!(func, AggregateFunc::Count);
         let codec = (!plain && !counted).then(|| RowCodec::new(types.iter().copied()));
-        Self { columns, codec, counted, output: output.clone() }
+        Self { columns, codec, counted, output: output.clone(), recomputation: None }
+    }
+
+    /// Of an aggregate that is made anew.
+    pub(super) fn recomputed(recomputation: Recomputation, columns: Vec<usize>, types: &[&DataType], output: &DataType) -> Self {
+        let codec = Some(recomputation.codec(types));
+        Self { columns, codec, counted: false, output: output.clone(), recomputation: Some(recomputation) }
+    }
+
+    /// An accumulator's value at this tick; None is NULL.
+    pub(super) fn value(&self, accumulator: &mut Accumulator, tick: u64, counters: &Counters) -> Option<Value> {
+        match (accumulator, &self.recomputation, &self.codec) {
+            (Accumulator::Recomputed(values), Some(recomputation), Some(codec)) => recomputation.value(values, codec, counters),
+            (accumulator, ..) => accumulator.value(tick, counters),
+        }
     }
 
     /// The values of a batch.
     pub(super) fn arg(&self, evaluated: &[ArrayRef], rows: usize) -> Arg {
         let columns: Vec<_> = self.columns.iter().map(|&index| Arc::clone(&evaluated[index])).collect();
         match (&self.codec, columns.as_slice()) {
+            // The function itself heeds NULLs.
+            (Some(codec), _) if self.recomputation.is_some() => Arg::Bytes(codec.encode(&columns, rows), vec![]),
             (_, []) => Arg::Rows,
             (Some(codec), _) => Arg::Bytes(codec.encode(&columns, rows), columns),
             (None, [column]) if self.counted => Arg::Ints(Int64Array::new(vec![0; rows].into(), column.logical_nulls())),
@@ -161,6 +188,9 @@ impl Shape {
             Some(Value::Int(int)) => Some(*int),
             _ => None,
         };
+        if let Some(recomputation) = &self.recomputation {
+            return recomputation.column(values);
+        }
         match &self.output {
             DataType::Float64 if self.codec.is_none() => {
                 Arc::new(values.map(|value| int(value).map(float)).collect::<Float64Array>())

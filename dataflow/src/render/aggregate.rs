@@ -18,6 +18,7 @@ use super::accumulator::{Accumulator, Arg, Shape, argument};
 use super::exchange::{exchange, owner};
 use super::keyed::at_close;
 use super::multiset::Value;
+use super::recomputed::Recomputation;
 use super::rows::{Bytes, RowCodec};
 use super::{Context, Relation};
 use crate::checkpoint::{Share, State, encode};
@@ -121,17 +122,25 @@ impl Groups {
             exprs.extend(added);
             (start..exprs.len()).collect::<Vec<_>>()
         };
-        let args: Vec<_> = question.aggregates.iter().map(|call| place(argument(call))).collect();
+        let mut recomputations =
+            question.aggregates.iter().map(|call| Recomputation::of(call, &input.schema)).collect::<Result<Vec<_>, _>>()?;
+        let args = question.aggregates.iter().zip(&recomputations);
+        let args: Vec<_> = args
+            .map(|(call, made)| place(made.as_ref().map_or_else(|| argument(call), |(_, columns)| columns.clone())))
+            .collect();
         let filters: Vec<_> = question.aggregates.iter().map(|call| place(call.filter.iter().cloned().collect()).pop()).collect();
         let settled_at = question.settled_at.and_then(|at| place(vec![at.clone()]).pop());
         let forget_at = question.forget_at.and_then(|at| place(vec![over_input(at, question.keys)]).pop());
         let exprs = Exprs::new(&exprs, &input.schema, "aggregate", &context.counters)?;
         let types: Vec<_> = exprs.types().cloned().collect();
         let outputs = schema.fields().iter().skip(question.keys.len());
-        let calls = question.aggregates.iter().zip(args).zip(filters).zip(outputs);
-        let calls = calls.map(|(((call, columns), filter), output)| {
+        let calls = question.aggregates.iter().zip(args).zip(filters).zip(outputs).zip(&mut recomputations);
+        let calls = calls.map(|((((call, columns), filter), output), recomputation)| {
             let arg_types: Vec<_> = columns.iter().map(|&index| &types[index]).collect();
-            let shape = Shape::new(&call.func, columns, &arg_types, output.data_type());
+            let shape = match recomputation.take() {
+                Some((recomputation, _)) => Shape::recomputed(recomputation, columns, &arg_types, output.data_type()),
+                None => Shape::new(&call.func, columns, &arg_types, output.data_type()),
+            };
             Call { func: call.func.clone(), shape, filter }
         });
         let mut groups = Self {
@@ -268,7 +277,8 @@ impl Groups {
             group.changed = false;
             let there = group.rows > 0 || self.places.keys == 0;
             let now = there.then(|| {
-                let values = group.accumulators.iter_mut().map(|accumulator| accumulator.value(tick, &self.counters));
+                let values = group.accumulators.iter_mut().zip(&self.calls);
+                let values = values.map(|(accumulator, call)| call.shape.value(accumulator, tick, &self.counters));
                 values.collect::<Vec<_>>()
             });
             if group.rows == 0 && self.places.keys > 0 {

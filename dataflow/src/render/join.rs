@@ -5,13 +5,13 @@
 //! is sharing its state with other joins on the same key.
 //!
 //! Per changed key it looks at pairs of which one side changed. A row whose partners pass from none to some, or back, moves
-//! between its pairs and its NULL-extended form at the same tick.
+//! between its pairs and its NULL-extended form at the same tick. Of semi, anti and mark joins only that moving is put out.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -45,13 +45,21 @@ pub(super) fn join<'s>(
     let counters = &context.counters;
     let left_keys = Exprs::new(question.on.iter().map(|(key, _)| key), &left.schema, "join", counters)?;
     let right_keys = Exprs::new(question.on.iter().map(|(_, key)| key), &right.schema, "join", counters)?;
-    let residual = question.residual.map(|residual| Exprs::new([residual], schema, "join", counters)).transpose()?;
+    let columns = left.schema.fields().iter().chain(right.schema.fields());
+    let pairs: SchemaRef = if question.kind.pairs() {
+        Arc::clone(schema)
+    } else {
+        Arc::new(Schema::new(columns.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
+    };
+    let residual = question.residual.map(|residual| Exprs::new([residual], &pairs, "join", counters)).transpose()?;
     let left_rows = exchange(&left.deltas, left_keys.clone());
     let right_rows = exchange(&right.deltas, right_keys.clone());
     let joiner = Joiner {
-        left: Side::new(left_keys, &left.schema, question.kind != JoinKind::Inner),
+        left: Side::new(left_keys, &left.schema, !matches!(question.kind, JoinKind::Inner | JoinKind::Semi)),
         right: Side::new(right_keys, &right.schema, question.kind == JoinKind::Full),
         residual,
+        kind: question.kind,
+        pairs,
         schema: Arc::clone(schema),
     };
     let joiner = context.keeper.keep(context.state_name("join"), joiner);
@@ -101,6 +109,9 @@ struct Joiner {
     left: Side,
     right: Side,
     residual: Option<Exprs>,
+    kind: JoinKind,
+    /// The columns of both sides.
+    pairs: SchemaRef,
     schema: SchemaRef,
 }
 
@@ -136,7 +147,7 @@ struct Side {
 struct Held {
     row: Arc<[u8]>,
     count: i64,
-    /// Copies of partners. Kept for outer sides only.
+    /// Copies of partners.
     partners: i64,
 }
 
@@ -159,6 +170,11 @@ impl Seen {
         let after = if self.partners_after == 0 { self.after } else { 0 };
         let before = if self.partners_before == 0 { self.before } else { 0 };
         after - before
+    }
+
+    /// The change of the row where it has a partner.
+    fn accompanied(&self) -> i64 {
+        self.after - self.before - self.alone()
     }
 }
 
@@ -284,9 +300,14 @@ impl Joiner {
         let passes = self.residual.as_ref().map(|residual| self.verdicts(residual, tick, &meetings));
         let mut passes = passes.map(|passes| passes.into_iter());
         for meeting in &mut meetings {
-            meeting.pair(&mut out, || passes.as_mut().is_none_or(|passes| passes.next() == Some(true)));
+            let out = self.kind.pairs().then_some(&mut out);
+            meeting.pair(out, || passes.as_mut().is_none_or(|passes| passes.next() == Some(true)));
         }
         for meeting in meetings {
+            if matches!(self.kind, JoinKind::Semi | JoinKind::Mark) {
+                let marked = meeting.left.iter().filter(|seen| seen.accompanied() != 0);
+                out.extend(marked.map(|seen| (Some(Arc::clone(&seen.row)), Some(Arc::from([])), seen.accompanied())));
+            }
             for (seen, outer, is_left) in [(&meeting.left, self.left.outer, true), (&meeting.right, self.right.outer, false)] {
                 for seen in seen.iter().filter(|seen| outer && seen.alone() != 0) {
                     let row = Some(Arc::clone(&seen.row));
@@ -322,13 +343,24 @@ impl Joiner {
 
     fn batch(&self, tick: u64, mut out: Pairs) -> Option<DeltaBatch> {
         out.retain(|(_, _, diff)| *diff != 0);
-        (!out.is_empty()).then(|| self.rows(tick, &out))
+        (!out.is_empty()).then(|| if self.kind.pairs() { self.rows(tick, &out) } else { self.halves(tick, &out) })
+    }
+
+    /// Rows of the left side; what stands for the right says whether there is a partner.
+    fn halves(&self, tick: u64, rows: &[Pair]) -> DeltaBatch {
+        let mut columns = self.left.decode(rows.iter().map(|(left, _, _)| left.clone()));
+        if self.kind == JoinKind::Mark {
+            columns.push(Arc::new(rows.iter().map(|(_, right, _)| Some(right.is_some())).collect::<BooleanArray>()));
+        }
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options(rows.len()));
+        let diffs = rows.iter().map(|(_, _, diff)| *diff).collect();
+        DeltaBatch::new(tick, batch.expect("a row has the columns of the left side"), diffs)
     }
 
     fn rows(&self, tick: u64, pairs: &[Pair]) -> DeltaBatch {
         let mut columns = self.left.decode(pairs.iter().map(|(left, _, _)| left.clone()));
         columns.extend(self.right.decode(pairs.iter().map(|(_, right, _)| right.clone())));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options(pairs.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.pairs), columns, &options(pairs.len()));
         let diffs = pairs.iter().map(|(_, _, diff)| *diff).collect();
         DeltaBatch::new(tick, rows.expect("a pair has the columns of both sides"), diffs)
     }
@@ -342,7 +374,7 @@ impl Meeting {
     }
 
     /// Puts out the pairs that pass, and counts each row's partners before and after.
-    fn pair(&mut self, out: &mut Pairs, mut passes: impl FnMut() -> bool) {
+    fn pair(&mut self, mut out: Option<&mut Pairs>, mut passes: impl FnMut() -> bool) {
         for seen in self.left.iter_mut().chain(&mut self.right).filter(|seen| seen.changed()) {
             // A changed row meets all of the other side, so its partners are counted afresh.
             (seen.partners_before, seen.partners_after) = (0, 0);
@@ -354,7 +386,9 @@ impl Meeting {
                 }
                 left.meet(right.before, right.after);
                 right.meet(left.before, left.after);
-                out.push((Some(Arc::clone(&left.row)), Some(Arc::clone(&right.row)), change(left, right)));
+                if let Some(out) = &mut out {
+                    out.push((Some(Arc::clone(&left.row)), Some(Arc::clone(&right.row)), change(left, right)));
+                }
             }
         }
     }

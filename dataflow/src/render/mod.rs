@@ -17,6 +17,8 @@ mod interner;
 mod join;
 mod keyed;
 mod multiset;
+mod over;
+mod recomputed;
 mod rows;
 mod sequence;
 mod stateless;
@@ -64,6 +66,11 @@ impl<'s> Sources<'s> {
 impl SchemaOf for Sources<'_> {
     fn schema_of(&self, relation: &str) -> Option<SchemaRef> {
         self.0.get(relation).map(|relation| Arc::clone(&relation.schema))
+    }
+
+    /// Whoever made the plan knew which are.
+    fn is_table(&self, _relation: &str) -> bool {
+        true
     }
 }
 
@@ -135,6 +142,10 @@ fn build<'s>(plan: &Plan, sources: &Sources<'s>, context: &Context) -> Result<Re
         }
         (Plan::TopK { partition, order, limit, .. }, [input]) => {
             top_k::top_k(input, &top_k::Question { partition, order, limit: *limit }, &schema, context)?
+        }
+        (Plan::Repeat { times, .. }, [input]) => stateless::repeat(input, times, context)?,
+        (Plan::Over { partition, order, calls, .. }, [input]) => {
+            over::over(input, &over::Question { partition, order, calls }, &schema, context)?
         }
         (Plan::Sequence { sequence, .. }, [input]) => sequence::sequence(input, sequence, &schema, context)?,
         _ => unreachable!("each operator has as many inputs as its plan"),

@@ -43,6 +43,11 @@ impl Multiset {
         }
     }
 
+    /// Values that are there and how often, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Value, i64)> {
+        self.counts.iter().map(|(value, &count)| (value, count)).filter(|(_, count)| *count > 0)
+    }
+
     /// Values that are there, each counted once.
     pub(super) fn distinct(&self) -> i64 {
         self.distinct

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, TimestampNanosecondArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, TimestampNanosecondArray, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampNanosecondType};
 use arrow::record_batch::RecordBatch;
@@ -61,6 +61,18 @@ pub(super) fn project<'s>(
         let (batch, columns) = exprs.evaluate(batch);
         let rows = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options(batch.len()));
         DeltaBatch { rows: rows.expect("expressions have the types the plan was checked for"), ..batch }
+    }))
+}
+
+/// Each row as often as it says.
+pub(super) fn repeat<'s>(input: &Relation<'s>, times: &Expr, context: &Context) -> Result<Deltas<'s>, weir_plan::Error> {
+    let exprs = Exprs::new([times], &input.schema, "repeat", &context.counters)?;
+    Ok(per_batch(&input.deltas, "Repeat", move |batch| {
+        let (mut batch, columns) = exprs.evaluate(batch);
+        let times = columns[0].as_primitive::<Int64Type>();
+        let there: BooleanArray = times.iter().map(|times| Some(times.is_some_and(|times| times > 0))).collect();
+        batch.diffs.iter_mut().zip(times.values()).for_each(|(diff, times)| *diff = diff.saturating_mul(*times));
+        batch.filter(&there)
     }))
 }
 

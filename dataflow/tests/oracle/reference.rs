@@ -15,6 +15,7 @@ use datafusion::logical_expr::{ExprFunctionExt, JoinType, SortExpr};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use weir_plan::{AggregateCall, AggregateFunc, Expr, JoinKind, Plan, cast, col, lit, text_type, time_type};
 
+use super::questions::{at, now_of_datafusion};
 use super::rows::{Bag, COLUMNS, History, SOURCES, add, batch, lines};
 
 /// The answer after each tick.
@@ -23,12 +24,32 @@ pub fn answers(plan: &Plan, history: &History) -> BTreeMap<u64, Bag> {
     history.ticks.iter().map(|(tick, _)| (*tick, runtime.block_on(answer(plan, history, *tick)))).collect()
 }
 
-async fn answer(plan: &Plan, history: &History, tick: u64) -> Bag {
+/// The answer to a question in SQL after each tick.
+pub fn told(sql: &str, history: &History) -> BTreeMap<u64, Bag> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let one = |tick: u64| async move {
+        let mut bag = Bag::new();
+        let asked = at(sql, &now_of_datafusion(tick));
+        let frame = session(history, tick).sql(&asked).await.unwrap_or_else(|error| panic!("{asked}: {error}"));
+        for rows in frame.collect().await.unwrap_or_else(|error| panic!("{asked}: {error}")) {
+            lines(&rows).into_iter().for_each(|line| add(&mut bag, line, 1));
+        }
+        bag
+    };
+    history.ticks.iter().map(|(tick, _)| (*tick, runtime.block_on(one(*tick)))).collect()
+}
+
+fn session(history: &History, tick: u64) -> SessionContext {
     let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     for source in SOURCES {
         let rows = plain(&batch(&history.present(source, tick)));
         session.register_table(source, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
     }
+    session
+}
+
+async fn answer(plan: &Plan, history: &History, tick: u64) -> Bag {
+    let session = session(history, tick);
     let mut bag = Bag::new();
     for rows in frame(plan, &session, tick).await.collect().await.unwrap() {
         lines(&rows).into_iter().for_each(|line| add(&mut bag, line, 1));
@@ -75,6 +96,9 @@ async fn frame(plan: &Plan, session: &SessionContext, tick: u64) -> DataFrame {
                 JoinKind::Inner => JoinType::Inner,
                 JoinKind::Left => JoinType::Left,
                 JoinKind::Full => JoinType::Full,
+                JoinKind::Semi => JoinType::LeftSemi,
+                JoinKind::Anti => JoinType::LeftAnti,
+                JoinKind::Mark => JoinType::LeftMark,
             };
             let on = on.iter().map(|(left, right)| left.clone().eq(right.clone())).chain(residual.clone());
             let left = input();
@@ -105,6 +129,7 @@ async fn frame(plan: &Plan, session: &SessionContext, tick: u64) -> DataFrame {
             let first = input();
             inputs.fold(first, |all, next| all.union(next).unwrap())
         }
+        Plan::Repeat { .. } | Plan::Over { .. } => unreachable!("asked in SQL"),
         Plan::Sequence { .. } => unreachable!("sequences have a brute-force matcher beside them"),
     }
 }
@@ -146,6 +171,7 @@ fn call(call: &AggregateCall) -> Expr {
         AggregateFunc::Avg => agg::avg(arg),
         AggregateFunc::Min => agg::min(arg),
         AggregateFunc::Max => agg::max(arg),
+        AggregateFunc::Recomputed(_) => unreachable!("asked in SQL"),
     };
     match filter {
         // The builder replaces what the call has set.
