@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use crate::as_of;
 use crate::dml;
 use crate::error::SqlError;
+use crate::rules::RuleStatement;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
 
@@ -40,6 +41,8 @@ pub(crate) enum Statement {
     Fetch(Fetch),
     /// CLOSE: a cursor, or all.
     Close(Option<String>),
+    /// CREATE RULE, DROP RULE, SHOW RULES.
+    Rule(RuleStatement),
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
@@ -120,7 +123,7 @@ fn planned(sql: &str) -> Option<SqlError> {
     let words: Vec<_> = sql.split_whitespace().take(2).map(str::to_ascii_uppercase).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["CREATE", kind @ ("RULE" | "SINK")] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
+        ["CREATE", kind @ "SINK"] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
         _ => None,
     }
 }
