@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::compute::concat_batches;
@@ -254,14 +254,18 @@ impl Engine {
 
     fn peek(&mut self, at: u64, name: &str) -> RecordBatch {
         // A name is known only once the workers have come to its tick.
-        for _ in 0..30_000 {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        while Instant::now() < deadline {
             match self.ask(at, name) {
                 Ok(rows) => return rows,
-                Err(Failure::UnknownRelation(_) | Failure::NotReady) => std::thread::sleep(Duration::from_millis(2)),
+                // On a busy machine the workers are long in coming.
+                Err(Failure::UnknownRelation(_) | Failure::NotReady | Failure::TimedOut { .. }) => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
                 Err(other) => panic!("{name}: {other:?}"),
             }
         }
-        panic!("{name} is not known");
+        panic!("{name}: no answer at {at}");
     }
 
     fn checkpoint(&self) -> Restore {
