@@ -124,7 +124,9 @@ fn only<'s, D: Clone + 'static>(out: Stream<'s, u64, Vec<Out>>, name: &str, of: 
 
 /// The outputs of the rules' relations, by version and first tick of the rule.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Relations(Rc<RefCell<HashMap<(u64, u64), Rc<RefCell<Output>>>>>);
+pub(crate) struct Relations(Rc<RefCell<ByRule>>);
+
+type ByRule = HashMap<(u64, u64), Rc<RefCell<Output>>>;
 
 /// Rows on their way to the worker that keeps them.
 #[derive(Debug, Clone, Serialize, Deserialize)]

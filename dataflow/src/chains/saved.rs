@@ -31,6 +31,7 @@ impl State for Chains {
                 if let Some(due) = known.due {
                     self.due.entry(due).or_default().insert(key.clone());
                 }
+                self.size.add(&known);
                 self.keys.insert(key, known);
             }
             for (moment, alerts) in withdrawn {

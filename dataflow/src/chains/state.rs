@@ -25,10 +25,31 @@ pub(crate) struct Chains {
     pub(super) withdrawn: BTreeMap<u64, Vec<(u64, ChainAlert)>>,
     /// Chains that went before their time, hits that found no room.
     pub(super) evicted: u64,
+    /// Of all keys together.
+    pub(super) size: Size,
     /// R.
     pub(super) retention_ms: u64,
     /// Hits of one mark kept of a key.
     pub(super) rows_max: usize,
+}
+
+/// How much is kept: counted as it comes and goes, since there may be many keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    hits: usize,
+    chains: usize,
+}
+
+impl Size {
+    pub(super) fn add(&mut self, key: &KeyChains) {
+        self.hits += key.hits.len();
+        self.chains += key.chains.len();
+    }
+
+    fn remove(&mut self, key: &KeyChains) {
+        self.hits -= key.hits.len();
+        self.chains -= key.chains.len();
+    }
 }
 
 /// The rules at a tick.
@@ -53,8 +74,7 @@ impl Chains {
 
     /// Keys, hits and chains kept, and what went before its time.
     pub(crate) fn counts(&self) -> [u64; 4] {
-        let sum = |of: fn(&KeyChains) -> usize| self.keys.values().map(of).sum::<usize>() as u64;
-        [self.keys.len() as u64, sum(|key| key.hits.len()), sum(|key| key.chains.len()), self.evicted]
+        [self.keys.len() as u64, self.size.hits as u64, self.size.chains as u64, self.evicted]
     }
 
     /// The next moment at which something changes by itself.
@@ -100,9 +120,12 @@ impl Chains {
         }
         let known = self.keys.entry(key.clone()).or_default();
         let before = known.due;
+        self.size.remove(known);
         let told = Told { rule, key: &key.1 };
         let step = Step { tick, shape: &rule.shape, retention_ms: self.retention_ms, rows_max: self.rows_max };
-        if known.advance(&step, arrived, &told, changes) {
+        let is_over = known.advance(&step, arrived, &told, changes);
+        self.size.add(known);
+        if is_over {
             self.keys.remove(&key);
             return;
         }
@@ -122,6 +145,7 @@ impl Chains {
             let keys: Vec<Key> = of_rule.map(|(key, _)| key.clone()).collect();
             for key in keys {
                 let Some(mut known) = self.keys.remove(&key) else { continue };
+                self.size.remove(&known);
                 let told = Told { rule, key: &key.1 };
                 changes.uncapped(&told, &mut known.capped);
                 for chain in known.chains.values_mut().filter(|chain| chain.state != ChainState::Waiting) {

@@ -184,6 +184,8 @@ proptest! {
         }
         let hits: usize = parts.iter().flat_map(|part| part.keys.values()).map(|known| known.hits.len()).sum();
         prop_assert_eq!(hits, 0, "what no chain can be made of is let go");
+        let counted: u64 = parts.iter().map(|part| part.counts()[1] + part.counts()[2]).sum();
+        prop_assert_eq!(counted, shown(&parts).len() as u64);
         prop_assert_eq!(shown(&parts).values().filter(|state| **state != "settled").count(), 0);
     }
 }
