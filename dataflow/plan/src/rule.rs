@@ -99,9 +99,8 @@ impl Rule {
             },
             _ => None,
         };
-        let predicates = match predicates {
-            Some(exprs) => exprs,
-            None => return Err(refused("a stage that asks more than one event", "its predicate is about the event alone")),
+        let Some(predicates) = predicates else {
+            return Err(refused("a stage that asks more than one event", "its predicate is about the event alone"));
         };
         let mut stages = 0;
         for (part, (predicate, _)) in parts.into_iter().zip(predicates) {
@@ -252,7 +251,7 @@ mod tests {
             (&format!("{with} ATTACK T1059 [pid = 1] [pid = 2]"), "quoted"),
             (&format!("{with} QUICKLY [pid = 1] [pid = 2]"), "QUICKLY is not known"),
             (&format!("{with} [pid = 1]"), "1 stages"),
-            (&format!("{with}"), "0 stages"),
+            (with, "0 stages"),
             (&format!("{with} ![pid = 3] [pid = 1] [pid = 2]"), "before the first stage"),
             (&format!("{with} [pid = 1 BY pid] [pid = 2]"), "another type"),
             (&format!("{with} [pid = 1 BY host, path] [pid = 2]"), "2 columns"),

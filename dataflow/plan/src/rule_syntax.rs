@@ -71,9 +71,8 @@ impl Created {
     pub(crate) fn parse(tokens: &[Token]) -> Result<Self, Error> {
         let replace = word(tokens, 1, "or") && word(tokens, 2, "replace");
         let tokens = &tokens[if replace { 3 } else { 1 }.min(tokens.len())..];
-        let name = match (word(tokens, 0, "rule"), tokens.get(1)) {
-            (true, Some(Token::Word(name))) => name,
-            _ => return Err(wrong("CREATE RULE needs a name")),
+        let (true, Some(Token::Word(name))) = (word(tokens, 0, "rule"), tokens.get(1)) else {
+            return Err(wrong("CREATE RULE needs a name"));
         };
         let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() };
         let failed = |why: Refused| match why {
