@@ -276,6 +276,7 @@ fn settings(views: &Views) -> ViewSettings {
         tail_bytes_max: views.tail_bytes_max,
         ends_max: views.ends_max,
         new_containers_per_minute_max: views.new_containers_per_minute_max,
+        chain_events_per_key_max: views.chain_events_per_key_max,
     }
 }
 

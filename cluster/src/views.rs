@@ -35,7 +35,7 @@ impl ViewRequest {
     /// About so much of the chain it takes.
     pub(crate) fn bytes(&self) -> usize {
         match &self.change {
-            ViewChange::Create { definition, .. } => definition.sql.len(),
+            ViewChange::Create { definition, .. } | ViewChange::Replace { definition, .. } => definition.sql.len(),
             ViewChange::Drop { names, .. } => names.iter().map(String::len).sum(),
             ViewChange::Write(write) => write.rows.bytes(),
         }

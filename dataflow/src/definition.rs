@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
-use weir_plan::{Plan, SchemaOf, Table, normal_type};
+use weir_plan::{Plan, Rule, SchemaOf, Table, normal_type};
 
+use crate::chains::info_of;
 use crate::relations::{RelationInfo, relation, relations};
 use crate::table::TableWrite;
 
@@ -35,12 +36,14 @@ pub enum ViewKind {
     Materialized,
     /// A table: its text is a CREATE TABLE.
     Table,
+    /// A rule over events that follow each other: its text is a CREATE RULE.
+    Sequence,
 }
 
 impl ViewDefinition {
     /// The statement that makes it.
     pub fn statement(&self) -> String {
-        if self.kind == ViewKind::Table {
+        if matches!(self.kind, ViewKind::Table | ViewKind::Sequence) {
             return self.sql.clone();
         }
         let kind = if self.kind == ViewKind::Materialized { "MATERIALIZED VIEW" } else { "VIEW" };
@@ -48,6 +51,17 @@ impl ViewDefinition {
             && !self.name.starts_with(|c: char| c.is_ascii_digit());
         let name = if plain { self.name.clone() } else { format!("\"{}\"", self.name.replace('"', "\"\"")) };
         format!("CREATE {kind} {name} AS\n{}", self.sql)
+    }
+}
+
+impl ViewKind {
+    /// What it is counted with, where there may be so many.
+    fn counted_as(self) -> u8 {
+        match self {
+            Self::Plain | Self::Materialized => 0,
+            Self::Table => 1,
+            Self::Sequence => 2,
+        }
     }
 }
 
@@ -72,6 +86,13 @@ pub enum ViewChange {
     },
     /// Rows of a table change. Whether they may is not for the definitions to say.
     Write(TableWrite),
+    /// A rule is made, in the place of one of its name.
+    Replace {
+        /// Which.
+        definition: ViewDefinition,
+        /// With so many rules there is no room for another.
+        views_max: u64,
+    },
 }
 
 /// What became of a change.
@@ -123,6 +144,7 @@ impl Definitions {
             ViewChange::Create { definition, views_max } => self.create(definition, *views_max),
             ViewChange::Drop { names, cascade, if_exists } => self.drop_all(names, *cascade, *if_exists),
             ViewChange::Write(write) => ViewOutcome::Missing(write.table.clone()),
+            ViewChange::Replace { definition, views_max } => self.replace(definition, *views_max),
         }
     }
 
@@ -130,8 +152,7 @@ impl Definitions {
         if relation(&definition.name).is_some() || self.find(&definition.name).is_some() {
             return ViewOutcome::Exists(definition.name.clone());
         }
-        let is_table = |view: &ViewDefinition| view.kind == ViewKind::Table;
-        let of_its_kind = self.0.iter().filter(|view| is_table(view) == is_table(definition)).count();
+        let of_its_kind = self.0.iter().filter(|view| view.kind.counted_as() == definition.kind.counted_as()).count();
         if of_its_kind as u64 >= views_max {
             return ViewOutcome::TooMany(views_max);
         }
@@ -143,6 +164,22 @@ impl Definitions {
             return ViewOutcome::Missing(name.clone());
         }
         self.0.push(definition.clone());
+        ViewOutcome::Created(definition.clone())
+    }
+
+    fn replace(&mut self, definition: &ViewDefinition, views_max: u64) -> ViewOutcome {
+        let name = &definition.name;
+        let Some(known) = self.0.iter().position(|view| view.name == *name) else {
+            return self.create(definition, views_max);
+        };
+        if self.0[known].kind != ViewKind::Sequence || definition.kind != ViewKind::Sequence {
+            return ViewOutcome::Exists(name.clone());
+        }
+        // Its columns may be others.
+        if let Some(reader) = self.0.iter().find(|view| view.reads.contains(name)) {
+            return ViewOutcome::Needed { name: name.clone(), by: reader.name.clone() };
+        }
+        self.0[known] = definition.clone();
         ViewOutcome::Created(definition.clone())
     }
 
@@ -226,6 +263,13 @@ impl Known {
         self.schemas.insert(definition.name.clone(), inside(&schema));
         self.tables.insert(definition.name.clone());
         Ok(RelationInfo { name: definition.name.clone().into(), schema, standing: true, sql: None })
+    }
+
+    /// Takes up a sequence rule: what it says, and how it is seen.
+    pub fn add_rule(&mut self, definition: &ViewDefinition) -> Result<(Rule, RelationInfo), weir_plan::Error> {
+        let (rule, info) = info_of(definition)?;
+        self.schemas.insert(definition.name.clone(), inside(&info.schema));
+        Ok((rule, info))
     }
 
     /// Forgets a view.

@@ -2,6 +2,8 @@
 //!
 //! frames → source → connections → plans → outputs. One probe behind all outputs says which ticks every worker has done.
 
+mod created;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -10,13 +12,14 @@ use std::sync::Arc;
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::TimestampNanosecondType;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::operators::Input as _;
 use timely::dataflow::operators::probe::Handle as Probe;
+use timely::dataflow::operators::{Concat as _, Input as _};
 use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
 use weir_schema::Column;
 
 use crate::alerts::{AlertCounts, AlertOptions, InForce, alerts};
+use crate::chains::{ChainCounts, ChainOptions, Relations, chains};
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
 use crate::definition::{ViewDefinition, ViewKind};
@@ -26,7 +29,7 @@ use crate::handle::{Completeness, Held};
 use crate::history::ChangesKept;
 use crate::output::{Output, attach};
 use crate::peek::{self, Made, Shelf};
-use crate::relations::{AGENTS, ALERTS, CONNECTIONS, HOSTS, LOSSES, RelationInfo, relations};
+use crate::relations::{AGENTS, ALERTS, CONNECTIONS, HOSTS, LOSSES, relations};
 use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::rulebook::Rules;
 use crate::run::Error;
@@ -50,9 +53,11 @@ pub(crate) struct Installed {
     shelf: Books,
     keeper: Keeper,
     standing: Standing,
-    /// The rows that people write, by table.
+    /// The rows that people write, by table, and those of sequence rules.
     tables: HashMap<String, Rc<RefCell<Output>>>,
     changes: ChangesKept,
+    /// Where the rows of sequence rules go.
+    relations: Relations,
 }
 
 type RuleTicks = InputHandle<u64, CapacityContainerBuilder<Vec<u64>>>;
@@ -65,6 +70,8 @@ pub(crate) struct Books {
     source: Option<SourceState>,
     connections: Counts,
     alerts: AlertCounts,
+    chains: ChainCounts,
+    chain_counters: Arc<Counters>,
     counters: Vec<(&'static str, Arc<Counters>)>,
 }
 
@@ -147,8 +154,10 @@ impl Installed {
 
     /// Makes a view, as of a tick that is about to be fed. Every worker does so at the same one.
     pub(crate) fn create(&mut self, worker: &mut Worker, tick: u64, definition: &ViewDefinition) {
-        if definition.kind == ViewKind::Table {
-            return self.create_table(tick, definition, None);
+        match definition.kind {
+            ViewKind::Table => return self.create_table(tick, definition, None),
+            ViewKind::Sequence => return self.create_rule(tick, definition, None),
+            ViewKind::Plain | ViewKind::Materialized => {}
         }
         let share = self.keeper.share();
         let source = |relation: &str| {
@@ -166,37 +175,11 @@ impl Installed {
         for definition in definitions {
             match definition.kind {
                 ViewKind::Table => self.create_table(tick, definition, Some(tick)),
+                ViewKind::Sequence => self.create_rule(tick, definition, Some(tick)),
                 ViewKind::Plain | ViewKind::Materialized => self.create(worker, tick, definition),
             }
         }
         Ok(self.keeper.check()?)
-    }
-
-    /// Makes a table. One that was there before has the rows of the checkpoint.
-    fn create_table(&mut self, tick: u64, definition: &ViewDefinition, restored: Option<u64>) {
-        let name = &definition.name;
-        let output = self.standing.create_table(definition).and_then(|info| {
-            let mut output = Output::new(&info, self.changes).map_err(|error| error.to_string())?;
-            output.begin(tick);
-            let output = match restored {
-                Some(_) => self.keeper.keep(table::state_of(name), output),
-                None => self.keeper.keep_new(table::state_of(name), output),
-            };
-            Ok((info, output.shared()))
-        });
-        let (info, output) = match output {
-            Ok((info, output)) => {
-                self.tables.insert(name.clone(), Rc::clone(&output));
-                (info, Ok(output))
-            }
-            // Whoever asked for it has read its statement, as all workers do.
-            Err(why) => {
-                tracing::error!(table = name, why, "a table cannot be kept");
-                let schema = Arc::new(arrow::datatypes::Schema::empty());
-                (RelationInfo { name: name.clone().into(), schema, standing: true, sql: None }, Err(why))
-            }
-        };
-        self.shelf.made.insert(name.clone(), Made { info, created: tick, output, counters: Arc::default() });
     }
 
     /// Changes a table's rows, as of a tick that is about to be fed.
@@ -212,8 +195,8 @@ impl Installed {
 
     /// Drops views and tables, as of a tick that is about to be fed.
     pub(crate) fn drop_views(&mut self, tick: u64, names: &[String]) {
-        for name in names.iter().filter(|name| self.tables.remove(*name).is_some()) {
-            self.keeper.forget(&table::state_of(name));
+        for name in names {
+            self.drop_kept(tick, name);
         }
         self.standing.drop_views(tick, names);
         self.shelf.made.retain(|name, _| !names.contains(name));
@@ -254,7 +237,9 @@ impl Build {
     fn build(mut self, scope: Scope<'_, u64>) -> Result<Installed, Error> {
         let (input, arrived) = scope.new_input::<Vec<Arrived>>();
         let (told, rule_ticks) = scope.new_input::<Vec<u64>>();
-        let sources = self.sources(arrived, rule_ticks);
+        let relations = Relations::default();
+        self.keeper.keep("counters/rules", KeptCounters(Arc::clone(&self.shelf.chain_counters)));
+        let sources = self.sources(arrived, rule_ticks, &relations);
         for view in views(&self.settings) {
             let counters = Arc::<Counters>::default();
             self.keeper.keep(format!("counters/{}", view.name), KeptCounters(Arc::clone(&counters)));
@@ -275,11 +260,29 @@ impl Build {
         }
         let Self { settings, changes, ticks, rules, probe, shelf, keeper } = self;
         let (standing, tables) = (Standing::default(), HashMap::new());
-        Ok(Installed { settings, input, rule_ticks: told, rules, ticks, probe, shelf, keeper, standing, tables, changes })
+        Ok(Installed {
+            settings,
+            input,
+            rule_ticks: told,
+            rules,
+            ticks,
+            probe,
+            shelf,
+            keeper,
+            standing,
+            tables,
+            changes,
+            relations,
+        })
     }
 
     /// What plans read.
-    fn sources<'s>(&self, arrived: Stream<'s, u64, Vec<Arrived>>, rule_ticks: Stream<'s, u64, Vec<u64>>) -> Sources<'s> {
+    fn sources<'s>(
+        &self,
+        arrived: Stream<'s, u64, Vec<Arrived>>,
+        rule_ticks: Stream<'s, u64, Vec<u64>>,
+        relations: &Relations,
+    ) -> Sources<'s> {
         let options = SourceOptions {
             settings: self.settings,
             events: EVENT_COLUMNS.to_vec(),
@@ -298,7 +301,18 @@ impl Build {
             keeper: self.keeper.clone(),
             counts: self.shelf.alerts.clone(),
         };
-        let alerts = alerts(streams.hits, rule_ticks, options);
+        let alerts = alerts(streams.hits, rule_ticks.clone(), options);
+        let options = ChainOptions {
+            retention_ms: self.settings.retention_ms,
+            rows_max: self.settings.chain_events_per_key_max,
+            rules: self.rules.chains.clone(),
+            ticks: self.ticks.clone(),
+            keeper: self.keeper.clone(),
+            counts: self.shelf.chains.clone(),
+        };
+        let chained = chains(streams.chain_hits, rule_ticks, options);
+        relations.attach(chained.rows, &self.probe);
+        let (alerts, losses) = (alerts.concat(chained.alerts), streams.losses.concat(chained.losses));
         let mut sources = Sources::default();
         sources.insert("alerts", Relation { schema: inside(ALERTS), deltas: alerts });
         sources.insert("events", Relation { schema: schema_of(EVENT_COLUMNS), deltas: streams.events });
@@ -306,7 +320,7 @@ impl Build {
         sources.insert("connections_all", Relation { schema: inside(CONNECTIONS), deltas: rows });
         sources.insert("hosts", Relation { schema: inside(HOSTS), deltas: streams.hosts });
         sources.insert("agents", Relation { schema: inside(AGENTS), deltas: streams.agents });
-        sources.insert("losses", Relation { schema: inside(LOSSES), deltas: streams.losses });
+        sources.insert("losses", Relation { schema: inside(LOSSES), deltas: losses });
         sources
     }
 
@@ -378,7 +392,8 @@ impl Shelf for Books {
         let Some(source) = &self.source else { return vec![] };
         let counts = *source.counts.borrow();
         let made = self.made.values().map(|made| &made.counters);
-        let views = self.counters.iter().map(|(_, counters)| counters).chain(made);
+        let views = self.counters.iter().map(|(_, counters)| counters).chain(made).chain([&self.chain_counters]);
+        let [chain_keys, chain_events, chains, chains_evicted] = self.chains.get();
         let sum = |count: fn(&Counters) -> u64| views.clone().map(|counters| count(counters)).sum::<u64>();
         [
             ("frames_total", counts.frames),
@@ -398,6 +413,10 @@ impl Shelf for Books {
             ("rule_hits_total", counts.hits),
             ("alerts", self.alerts.alerts.get()),
             ("evicted_alerts_total", self.alerts.evicted.get()),
+            ("chain_keys", chain_keys),
+            ("chain_events", chain_events),
+            ("chains", chains),
+            ("evicted_chains_total", chains_evicted),
             ("bad_rows", sum(|counters| counters.bad_rows().max(0).unsigned_abs())),
             ("forgotten_rows_total", sum(Counters::forgotten)),
             ("unmatched_withdrawals_total", sum(Counters::unmatched)),

@@ -111,7 +111,7 @@ impl Output {
     }
 
     /// The changes by the worker that keeps each row.
-    fn parts(&mut self, delta: &DeltaBatch, peers: usize) -> Vec<Part> {
+    pub(crate) fn parts(&mut self, delta: &DeltaBatch, peers: usize) -> Vec<Part> {
         let mut parts: Vec<Vec<(Bytes, i64)>> = vec![Vec::new(); peers];
         let mut portable = Vec::new();
         self.pack(&delta.rows, &delta.diffs, |packer, row, diff| {
@@ -123,7 +123,8 @@ impl Output {
         parts.map(|(owner, rows)| Part { owner: owner as u64, tick: delta.tick, rows }).collect()
     }
 
-    fn take(&mut self, part: Part) {
+    /// Takes up changes of rows that this worker keeps.
+    pub(crate) fn take(&mut self, part: Part) {
         let rows = part.rows.iter().filter_map(|(row, diff)| self.packer.packed(row, &[]).map(|row| (row, *diff)));
         self.changes.entry(part.tick).or_default().extend(rows);
     }
@@ -302,8 +303,8 @@ impl State for Output {
 
 /// Rows on their way to the worker that keeps them: by their bytes, so that a row and what withdraws it meet whoever made them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Part {
-    owner: u64,
+pub(crate) struct Part {
+    pub(crate) owner: u64,
     tick: u64,
     rows: Vec<(Bytes, i64)>,
 }

@@ -40,6 +40,8 @@ pub struct ViewSettings {
     pub ends_max: u64,
     /// Containers that an agent may name anew in a minute; the events of more are told as `__other__`.
     pub new_containers_per_minute_max: u64,
+    /// Most events of one stage that a sequence rule keeps per key.
+    pub chain_events_per_key_max: u64,
 }
 
 impl Default for ViewSettings {
@@ -52,6 +54,7 @@ impl Default for ViewSettings {
             tail_bytes_max: 256 << 20,
             ends_max: 4_000_000,
             new_containers_per_minute_max: 6_000,
+            chain_events_per_key_max: 4_096,
         }
     }
 }

@@ -21,7 +21,7 @@ use timely::dataflow::InputHandle;
 use timely::dataflow::operators::Input as _;
 use timely::dataflow::operators::probe::Handle as Probe;
 use timely::worker::Worker;
-use weir_plan::{Plan, SchemaOf as _};
+use weir_plan::{Plan, Rule, SchemaOf as _};
 
 use crate::checkpoint::{Keeper, Share};
 use crate::definition::{Known, ViewDefinition};
@@ -110,6 +110,11 @@ impl Standing {
     /// Makes a table: how it is seen. Its rows are for the caller to keep.
     pub(crate) fn create_table(&mut self, definition: &ViewDefinition) -> Result<RelationInfo, String> {
         self.known.add_table(definition).map_err(|why| why.to_string())
+    }
+
+    /// Takes up a sequence rule: what it says, and how it is seen. Its rows are for the caller to keep.
+    pub(crate) fn create_rule(&mut self, definition: &ViewDefinition) -> Result<(Rule, RelationInfo), String> {
+        self.known.add_rule(definition).map_err(|why| why.to_string())
     }
 
     fn build(

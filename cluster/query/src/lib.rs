@@ -22,6 +22,7 @@ mod live;
 mod metrics;
 mod pgwire;
 mod process_tree;
+mod rules;
 mod search;
 mod session;
 mod settings;

@@ -15,6 +15,7 @@ use crate::as_of;
 use crate::catalog;
 use crate::dml;
 use crate::error::SqlError;
+use crate::rules::RuleStatement;
 use crate::settings::Assignment;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
@@ -46,6 +47,8 @@ pub(crate) enum Statement {
     Fetch(Fetch),
     /// CLOSE: a cursor, or all.
     Close(Option<String>),
+    /// CREATE RULE, DROP RULE, SHOW RULES.
+    Rule(RuleStatement),
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
@@ -213,7 +216,7 @@ fn planned(sql: &str) -> Option<SqlError> {
     let words: Vec<_> = sql.split_whitespace().take(2).map(str::to_ascii_uppercase).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["CREATE", kind @ ("RULE" | "SINK")] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
+        ["CREATE", kind @ "SINK"] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
         _ => None,
     }
 }

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::error::{self, SqlError};
+use crate::rules;
 use crate::statement::{self, Asked, Statement};
 
 /// SUBSCRIBE.
@@ -93,7 +94,7 @@ pub(crate) enum Piece {
 /// Splits a text into its statements when one of them is of this file's; nothing when none is.
 pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
     let lower = sql.to_ascii_lowercase();
-    if !FIRST_WORDS.iter().any(|word| lower.contains(word)) {
+    if !FIRST_WORDS.iter().any(|word| lower.contains(word)) && !lower.contains("rule") {
         return Ok(None);
     }
     // What cannot be split into words the parser tells better.
@@ -104,6 +105,11 @@ pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
         let mut words = Words { tokens, at: 0 };
         let Some(first) = words.peek() else { continue };
         let is_ours = FIRST_WORDS.iter().any(|word| is(first, word));
+        if let Some(rule) = rules::read(&text(tokens))? {
+            any = true;
+            pieces.push(Piece::Streaming(Statement::Rule(rule)));
+            continue;
+        }
         pieces.push(match statement_of(&mut words, is_ours)? {
             Some(statement) => {
                 any = true;

@@ -61,6 +61,11 @@ impl Made {
         self.definitions.find(name).filter(|found| found.kind == ViewKind::Table).map(|found| found.sql.as_str())
     }
 
+    /// The sequence rules.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &ViewDefinition> {
+        crate::rules::rules_of(&self.definitions)
+    }
+
     /// How many plain views are put into each other below what reads these. What a view reads comes before it.
     fn depth_of(&self, reads: &[String]) -> usize {
         let mut depths = BTreeMap::new();
@@ -106,13 +111,23 @@ pub(crate) struct Dropping {
 pub(crate) enum Dropped {
     View,
     Table,
+    Rule,
 }
 
 impl Dropped {
+    fn of(kind: ViewKind) -> Self {
+        match kind {
+            ViewKind::Plain | ViewKind::Materialized => Self::View,
+            ViewKind::Table => Self::Table,
+            ViewKind::Sequence => Self::Rule,
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::View => "view",
             Self::Table => "table",
+            Self::Rule => "rule",
         }
     }
 
@@ -121,6 +136,7 @@ impl Dropped {
         match self {
             Self::View => "DROP VIEW",
             Self::Table => "DROP TABLE",
+            Self::Rule => "DROP RULE",
         }
     }
 }
@@ -149,6 +165,10 @@ impl Engine {
     async fn plan_view(&self, made: &mut Made, definition: &ViewDefinition) -> Result<(), SqlError> {
         if definition.kind == ViewKind::Table {
             made.kept.push(made.known.add_table(definition).map_err(told)?);
+            return Ok(());
+        }
+        if definition.kind == ViewKind::Sequence {
+            made.kept.push(made.known.add_rule(definition).map_err(told)?.1);
             return Ok(());
         }
         if let Some((_, info)) = made.known.add(definition).map_err(told)? {
@@ -253,9 +273,9 @@ impl Engine {
         let made = self.made().await?;
         let word = dropping.what.word();
         for name in &dropping.names {
-            let is_other = |found: &ViewDefinition| (found.kind == ViewKind::Table) != (dropping.what == Dropped::Table);
-            if made.definitions.find(name).is_some_and(is_other) {
-                let other = if dropping.what == Dropped::Table { "VIEW" } else { "TABLE" };
+            let found = made.definitions.find(name).map(|found| Dropped::of(found.kind));
+            if let Some(other) = found.filter(|found| *found != dropping.what) {
+                let other = other.word().to_uppercase();
                 return Err(SqlError::new(error::WRONG_OBJECT, format!("\"{name}\" is not a {word}"))
                     .with_hint(format!("use DROP {other}")));
             }

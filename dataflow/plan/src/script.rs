@@ -7,18 +7,18 @@
 //! ```
 //!
 //! Without FROM the relation is `events`, ordered by `time, event_id`. A rule is a relation of its keys and a `…_time` per stage; what
-//! a chain is stands in `sequence.rs`. What the syntax of the rules has and this does not (a stage's own BY, no OVERLAP)
-//! is refused by name.
+//! a chain is stands in `sequence.rs`. What rules over live events have and this does not (a stage's own BY, no OVERLAP, what alerts say) is
+//! refused by name. How a rule is written stands in `rule_syntax.rs`.
 
 use std::collections::HashMap;
 
 use arrow::datatypes::SchemaRef;
-use datafusion_expr::{Expr, ident};
+use datafusion_expr::ident;
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::sql::{Context, compile};
-use crate::window::milliseconds;
+use crate::rule_syntax::{Created, Part, is_something, meaning, span_ms, text, word, wrong};
+use crate::sql::compile;
 use crate::{Absent, Error, Plan, SchemaOf, Sequence, Stage};
 
 /// Makes the plan of a file's SELECT, with the rules that stand before it as relations.
@@ -79,218 +79,69 @@ fn rule(statement: &[Token], known: &Known<'_>) -> Result<(String, Plan), Error>
     if !(word(&tokens, 0, "create") && word(&tokens, 1, "rule")) {
         return Err(wrong("before the SELECT only CREATE RULE … AS SEQUENCE may stand"));
     }
-    let Some(Token::Word(name)) = tokens.get(2) else { return Err(wrong("CREATE RULE needs a name")) };
-    let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() };
-    let failed = |why: String| wrong(format!("rule \"{name}\": {why}"));
-    if !(word(&tokens, 3, "as") && word(&tokens, 4, "sequence")) {
-        return Err(failed("AS SEQUENCE must follow the name".into()));
+    let Created { name, head, parts, .. } = Created::parse(&tokens)?;
+    let refused = |what: &str, why: &str| Err(Error::unsupported(format!("{what} (rule \"{name}\")"), why));
+    if !head.overlap {
+        return refused(
+            "a sequence without OVERLAP over a relation of files",
+            "write OVERLAP, then every row of the first stage begins a chain",
+        );
     }
-    let head_end =
-        tokens.iter().position(|token| matches!(token, Token::LBracket | Token::ExclamationMark)).unwrap_or(tokens.len());
-    let head = Head::parse(&tokens[5..head_end.max(5)]).map_err(&failed)?;
-    let Steps { stages, absent, until } = Steps::parse(&tokens[head_end..]).map_err(&failed)?;
+    if head.is_final || head.severity.is_some() || !head.attack.is_empty() {
+        return refused("FINAL, SEVERITY or ATTACK over a relation of files", "they are for rules over live events");
+    }
+    let relation = head.relation.as_deref().unwrap_or("events");
+    let mut order = match head.order {
+        Some(order) => order,
+        None if relation == "events" => vec!["time".to_owned(), "event_id".to_owned()],
+        None => return Err(failed(&name, "ORDER BY must name the time of the relation's rows")),
+    }
+    .into_iter();
+    let time = order.next().filter(|time| !time.trim().is_empty());
+    let time = time.ok_or_else(|| failed(&name, "ORDER BY must name the time"))?;
+    let id = order.next();
+    if order.next().is_some() {
+        return Err(failed(&name, "ORDER BY takes the time and at most one id"));
+    }
 
     // The planner names and types everything that the stages compute, as the columns of a SELECT.
     let mut columns: Vec<String> = head.keys.iter().enumerate().map(|(n, key)| format!("{key} AS \"key#{n}\"")).collect();
-    columns.push(format!("{} AS \"time#\"", head.time));
-    columns.extend(head.id.iter().map(|id| format!("{id} AS \"id#\"")));
-    columns.extend(stages.iter().enumerate().map(|(n, (predicate, _))| format!("({predicate}) AS \"stage#{n}\"")));
-    columns.extend(absent.iter().enumerate().map(|(n, (predicate, _))| format!("({predicate}) AS \"absent#{n}\"")));
-    columns.extend(until.iter().map(|predicate| format!("({predicate}) AS \"until#\"")));
-    let input = compile(&format!("SELECT {} FROM {}", columns.join(", "), head.relation), known)?;
-    let span = Context::new(known);
-    let span =
-        span.plan(&format!("SELECT {} AS span FROM {}", head.max_span, head.relation)).map_err(|source| span.told(source))?;
-    let max_span_ms = match span.expressions().first() {
-        Some(Expr::Alias(alias)) => {
-            milliseconds(&alias.expr).map_err(|why| failed(format!("MAXSPAN: {}", why.strip_backtrace())))?
+    columns.push(format!("{time} AS \"time#\""));
+    columns.extend(id.iter().map(|id| format!("{id} AS \"id#\"")));
+    let (mut stages, mut absent, mut until) = (vec![], vec![], None);
+    for step in parts {
+        if step.by.is_some() {
+            return refused("a stage's own BY over a relation of files", "every stage is of the rule's BY");
         }
-        _ => return Err(failed("MAXSPAN must be an interval".into())),
-    };
-    let sequence = Sequence {
-        keys: head
-            .keys
-            .iter()
-            .enumerate()
-            .map(|(n, key)| (ident(format!("key#{n}")), key.trim().trim_matches('"').to_owned()))
-            .collect(),
-        time: ident("time#"),
-        id: head.id.as_ref().map(|_| ident("id#")),
-        stages: stages
-            .iter()
-            .enumerate()
-            .map(|(n, (_, name))| Stage { predicate: ident(format!("stage#{n}")), time_name: format!("{name}_time") })
-            .collect(),
-        absent: absent
-            .iter()
-            .enumerate()
-            .map(|(n, (_, after))| Absent { predicate: ident(format!("absent#{n}")), after: *after })
-            .collect(),
-        until: until.as_ref().map(|_| ident("until#")),
-        max_span_ms,
-    };
-    Ok((name.clone(), Plan::Sequence { input: Box::new(input), sequence }))
-}
-
-/// What stands before the stages.
-struct Head {
-    relation: String,
-    keys: Vec<String>,
-    time: String,
-    id: Option<String>,
-    max_span: String,
-}
-
-impl Head {
-    fn parse(tokens: &[Token]) -> Result<Self, String> {
-        let mut at = 0;
-        let mut clause = |begins: &[&str], ends: &[&str]| -> Option<Vec<Token>> {
-            if !begins.iter().enumerate().all(|(n, expected)| word(tokens, at + n, expected)) {
-                return None;
+        let (column, predicate) = match step.part {
+            Part::Stage(stage) => {
+                let column = format!("stage#{}", stages.len());
+                stages.push(Stage { predicate: ident(&column), time_name: format!("{stage}_time") });
+                (column, step.predicate)
             }
-            at += begins.len();
-            let rest = &tokens[at..];
-            let len = (0..rest.len()).find(|&n| ends.iter().any(|end| word(rest, n, end))).unwrap_or(rest.len());
-            at += len;
-            Some(rest[..len].to_vec())
+            Part::Absent => {
+                let column = format!("absent#{}", absent.len());
+                absent.push(Absent { predicate: ident(&column), after: stages.len() });
+                (column, step.predicate)
+            }
+            Part::Until => {
+                until = Some(ident("until#"));
+                ("until#".to_owned(), step.predicate)
+            }
         };
-        let relation = clause(&["from"], &["by", "order", "with"]);
-        let keys = clause(&["by"], &["order", "with"]).ok_or("BY must say what the rows of a chain share")?;
-        let order = clause(&["order", "by"], &["with"]);
-        let span = clause(&["with", "maxspan"], &["overlap", "maxskew", "severity", "attack"]);
-        let span = span.ok_or("WITH MAXSPAN INTERVAL '…' must bound the time from the first row to the last")?;
-        let rest = &tokens[at..];
-        match rest {
-            [] => return Err("a sequence without OVERLAP is not supported yet: write OVERLAP, then every row of the first stage begins a chain".into()),
-            [_] if word(rest, 0, "overlap") => {}
-            [found, ..] => return Err(format!("{found} is not supported before the stages, only OVERLAP")),
-        }
-        let default = relation.is_none() || relation.as_ref().is_some_and(|relation| text(relation).trim() == "events");
-        let mut order = match order {
-            Some(order) => commas(&order),
-            None if default => vec!["time".to_owned(), "event_id".to_owned()],
-            None => return Err("ORDER BY must name the time of the relation's rows".into()),
-        }
-        .into_iter();
-        let time = order.next().filter(|time| !time.trim().is_empty()).ok_or("ORDER BY must name the time")?;
-        let id = order.next();
-        if order.next().is_some() {
-            return Err("ORDER BY takes the time and at most one id".into());
-        }
-        let relation = relation.map_or_else(|| "events".to_owned(), |relation| text(&relation));
-        let keys = commas(&keys);
-        let is_column = |key: &String| !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_\"".contains(c));
-        if let Some(key) = keys.iter().find(|key| !is_column(key)) {
-            return Err(format!("BY takes columns, not {key}"));
-        }
-        Ok(Self { relation, keys, time, id, max_span: text(&span) })
+        columns.push(format!("({predicate}) AS \"{column}\""));
     }
+    let input = compile(&format!("SELECT {} FROM {relation}", columns.join(", ")), known)?;
+    let max_span_ms = span_ms(&head.max_span, relation, known).map_err(|why| failed(&name, &why))?;
+    let keys = head.keys.iter().enumerate();
+    let keys = keys.map(|(n, key)| (ident(format!("key#{n}")), key.trim().trim_matches('"').to_owned())).collect();
+    let id = id.map(|_| ident("id#"));
+    let sequence = Sequence { keys, time: ident("time#"), id, stages, absent, until, max_span_ms };
+    Ok((name, Plan::Sequence { input: Box::new(input), sequence }))
 }
 
-/// What stands behind the head.
-#[derive(Default)]
-struct Steps {
-    /// Each stage's predicate and name.
-    stages: Vec<(String, String)>,
-    /// What must not happen, and behind how many stages.
-    absent: Vec<(String, usize)>,
-    until: Option<String>,
-}
-
-impl Steps {
-    fn parse(mut tokens: &[Token]) -> Result<Self, String> {
-        let mut steps = Self::default();
-        while !tokens.is_empty() {
-            if steps.until.is_some() {
-                return Err("UNTIL [ predicate ] must be the last".into());
-            }
-            let (negated, until) = (tokens[0] == Token::ExclamationMark, word(tokens, 0, "until"));
-            let (predicate, rest) = predicate(&tokens[usize::from(negated || until)..])?;
-            tokens = rest;
-            if negated || until {
-                if word(tokens, 0, "as") {
-                    return Err("what must not happen has no time: leave its AS out".into());
-                }
-                match until {
-                    true => steps.until = Some(predicate),
-                    false => steps.absent.push((predicate, steps.stages.len())),
-                }
-                continue;
-            }
-            let mut name = format!("stage_{}", steps.stages.len() + 1);
-            if word(tokens, 0, "as") {
-                let Some(Token::Word(given)) = tokens.get(1) else { return Err("a stage's name must follow AS".into()) };
-                name = if given.quote_style.is_some() { given.value.clone() } else { given.value.to_ascii_lowercase() };
-                tokens = &tokens[2..];
-            }
-            steps.stages.push((predicate, name));
-        }
-        Ok(steps)
-    }
-}
-
-/// A predicate in brackets, and what stands behind it.
-fn predicate(tokens: &[Token]) -> Result<(String, &[Token]), String> {
-    let rest = match tokens.split_first() {
-        Some((Token::LBracket, rest)) => rest,
-        Some((other, _)) => return Err(format!("[ predicate ] was expected, not {other}")),
-        None => return Err("[ predicate ] was expected, not the end".into()),
-    };
-    let mut depth = 1_u32;
-    let end = rest.iter().position(|token| {
-        match token {
-            Token::LBracket => depth += 1,
-            Token::RBracket => depth -= 1,
-            _ => {}
-        }
-        depth == 0
-    });
-    let end = end.ok_or("a stage's ] is missing")?;
-    let predicate = &rest[..end];
-    if predicate.is_empty() {
-        return Err("a stage's predicate is missing".into());
-    }
-    if (0..predicate.len()).any(|n| word(predicate, n, "by")) {
-        return Err("a stage's own BY is not supported yet".into());
-    }
-    Ok((text(predicate), &rest[end + 1..]))
-}
-
-/// The tokens without blanks and comments.
-fn meaning(tokens: &[Token]) -> Vec<Token> {
-    tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_) | Token::EOF)).cloned().collect()
-}
-
-fn is_something(tokens: &[Token]) -> bool {
-    tokens.iter().any(|token| !matches!(token, Token::Whitespace(_) | Token::EOF))
-}
-
-fn word(tokens: &[Token], at: usize, expected: &str) -> bool {
-    matches!(tokens.get(at), Some(Token::Word(word)) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(expected))
-}
-
-/// The tokens as SQL again.
-fn text(tokens: &[Token]) -> String {
-    let words = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_) | Token::EOF));
-    words.map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-/// The parts between commas.
-fn commas(tokens: &[Token]) -> Vec<String> {
-    let mut depth = 0_i32;
-    let parts = tokens.split(|token| {
-        match token {
-            Token::LParen | Token::LBracket => depth += 1,
-            Token::RParen | Token::RBracket => depth -= 1,
-            _ => {}
-        }
-        depth == 0 && *token == Token::Comma
-    });
-    parts.map(text).collect()
-}
-
-fn wrong(why: impl Into<String>) -> Error {
-    Error::wrong_type("the statements", why)
+fn failed(rule: &str, why: &str) -> Error {
+    wrong(format!("rule \"{rule}\": {why}"))
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ impl Sequence {
 }
 
 /// Which stages a row is of is one word of bits.
-const STAGES_MAX: usize = 32;
+pub(crate) const STAGES_MAX: usize = 32;
 
 /// A year: rows are kept at least as long.
-const SPAN_MS_MAX: u64 = 366 * 86_400_000;
+pub(crate) const SPAN_MS_MAX: u64 = 366 * 86_400_000;

@@ -13,6 +13,7 @@ use weir_schema::Text;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::attack::{tactics, techniques};
+use crate::chains::RulesInForce;
 use crate::rulebook::Rules;
 
 /// What an alert says of its rule.
@@ -72,29 +73,34 @@ impl Compiled {
 }
 
 /// A JSON array of texts.
-pub(super) fn json<T: AsRef<str>>(texts: &[T]) -> Text {
+pub(crate) fn json<T: AsRef<str>>(texts: &[T]) -> Text {
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     serde_json::to_string(&texts).expect("texts are JSON").into()
 }
 
 /// The rules by the tick from which they are in force; shared by the operators of one worker.
 #[derive(Debug, Clone, Default)]
-pub struct InForce(Rc<RefCell<BTreeMap<u64, Rc<Compiled>>>>);
+pub struct InForce {
+    files: Rc<RefCell<BTreeMap<u64, Rc<Compiled>>>>,
+    /// Sequence rules.
+    pub(crate) chains: RulesInForce,
+}
 
 impl InForce {
     /// From this tick on.
     pub(crate) fn set(&self, tick: u64, rules: &Rules) {
-        self.0.borrow_mut().insert(tick, Rc::new(Compiled::new(rules)));
+        self.files.borrow_mut().insert(tick, Rc::new(Compiled::new(rules)));
     }
 
     /// The rules of a tick; none: there are none.
     pub(crate) fn at(&self, tick: u64) -> Option<Rc<Compiled>> {
-        self.0.borrow().range(..=tick).next_back().map(|(_, rules)| Rc::clone(rules))
+        self.files.borrow().range(..=tick).next_back().map(|(_, rules)| Rc::clone(rules))
     }
 
     /// Nobody asks for ticks before this one any more.
     pub(crate) fn forget_before(&self, tick: u64) {
-        let mut rules = self.0.borrow_mut();
+        self.chains.forget_before(tick);
+        let mut rules = self.files.borrow_mut();
         while rules.range(..=tick).nth(1).is_some() {
             rules.pop_first();
         }

@@ -25,7 +25,8 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compiled::{Compiled, InForce};
+pub(crate) use attack::{tactics, techniques};
+pub(crate) use compiled::{Compiled, InForce, RuleHead, json};
 pub(crate) use group::HostGroups;
 pub(crate) use hits::{Admitted, Spotter};
 pub(crate) use operator::{AlertCounts, AlertOptions, alerts};

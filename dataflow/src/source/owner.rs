@@ -23,6 +23,7 @@ use super::sorted::{AHEAD_ROWS_MAX, Sorted, count, sort};
 use super::tail::{Entry, Tail, Tails};
 use super::touches::{address_facts, place_of, rows, short, touches};
 use crate::alerts::{Admitted, Compiled, HostGroups, InForce, Spotter};
+use crate::chains::{ChainHit, ChainRule, spot};
 use crate::connections::{AddressFact, HostTouches, Place};
 use crate::delta::DeltaBatch;
 
@@ -108,6 +109,7 @@ pub(crate) struct Outcome {
     pub(crate) agents: Option<DeltaBatch>,
     pub(crate) losses: Option<DeltaBatch>,
     pub(crate) hits: Vec<HostGroups>,
+    pub(crate) chain_hits: Vec<ChainHit>,
     /// What waits, by the moment at which it enters.
     pub(crate) ahead: Vec<(u64, Ahead)>,
 }
@@ -143,6 +145,7 @@ pub(crate) struct Owner {
     in_force: InForce,
     /// Those of the tick at hand.
     rules: Option<Rc<Compiled>>,
+    chains: Rc<Vec<Arc<ChainRule>>>,
     spotter: Spotter,
     pub(crate) counts: SourceCounts,
 }
@@ -163,6 +166,7 @@ impl Owner {
             texts: Texts::default(),
             in_force,
             rules: None,
+            chains: Rc::default(),
             spotter: Spotter::default(),
             counts: SourceCounts::default(),
         }
@@ -171,7 +175,7 @@ impl Owner {
     /// A closed tick's frames, and what waited for it.
     pub(crate) fn advance(&mut self, tick: u64, mut frames: Vec<Shipped>, waited: Vec<Ahead>, tails: &mut Tails) -> Outcome {
         let mut outcome = Outcome::default();
-        self.rules = self.in_force.at(tick);
+        (self.rules, self.chains) = (self.in_force.at(tick), self.in_force.chains.at(tick));
         let mut touched: BTreeMap<u64, ()> = BTreeMap::new();
         for ahead in waited {
             if let Some(agent) = self.agents.get_mut(&ahead.route) {
@@ -309,10 +313,16 @@ impl Owner {
         outcome.news.extend(self.news(decoded, &picks));
         outcome.touches.extend(touches(identity, place, batch, &picks));
         // Samples are no events: no rule asks for them.
+        let lost = self.agents.get(&route).map_or(0, |agent| agent.lost_events);
+        let admitted = Admitted { identity, place, batch, picks: &picks, lost };
         if let Some(rules) = self.rules.as_ref().filter(|_| !is_sample) {
-            let lost = self.agents.get(&route).map_or(0, |agent| agent.lost_events);
-            outcome.hits.extend(self.spotter.spot(rules, Admitted { identity, place, batch, picks: &picks, lost }));
+            outcome.hits.extend(self.spotter.spot(rules, admitted));
             self.counts.hits += std::mem::take(&mut self.spotter.hits);
+        }
+        if !is_sample && !self.chains.is_empty() {
+            let hits = spot(&self.chains, admitted, stamp);
+            self.counts.hits += hits.len() as u64;
+            outcome.chain_hits.extend(hits);
         }
         keep(tails, tick, false, decoded, picks);
     }

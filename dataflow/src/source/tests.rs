@@ -25,6 +25,7 @@ const SETTINGS: ViewSettings = ViewSettings {
     tail_bytes_max: 1 << 20,
     ends_max: 100,
     new_containers_per_minute_max: 6_000,
+    chain_events_per_key_max: 4_096,
 };
 
 pub(super) fn identity(agent: &str) -> AgentIdentity {

@@ -89,6 +89,7 @@ async fn answer(engine: &Engine, sql: &str) -> Result<Value, SqlError> {
     let answer = match (statements.pop(), statements.is_empty()) {
         (Some(Statement::Query(parsed)), true) => engine.run(&engine.plan(&parsed).await?, None).await?,
         (Some(Statement::Show(show)), true) => engine.show(&show).await?,
+        (Some(Statement::Rule(crate::rules::RuleStatement::Show)), true) => engine.show_rules().await?,
         _ => return Err(SqlError::unsupported("anything but one SELECT, EXPLAIN or SHOW over HTTP")),
     };
     body(&answer, None)

@@ -32,6 +32,7 @@ use self::peer::Peer;
 use self::transaction::{Kept, Session};
 use crate::encode;
 use crate::error::SqlError;
+use crate::rules::{RuleStatement, rules_schema};
 use crate::session::{Answer, Engine, Planned};
 use crate::statement::{Show, Statement, parse};
 use crate::streaming::Source;
@@ -110,6 +111,7 @@ impl Prepared {
     fn schema(&self) -> Option<SchemaRef> {
         match (&self.statement, &self.planned) {
             (Statement::Show(show), _) => Some(show.schema()),
+            (Statement::Rule(RuleStatement::Show), _) => Some(rules_schema()),
             (Statement::Subscribe(_), _) => self.subscribable.as_ref().map(|subscribable| Arc::clone(&subscribable.schema)),
             (Statement::Fetch(_), _) => self.fetched.clone(),
             (Statement::Copy(_), _) => None,
@@ -254,6 +256,15 @@ impl Handler {
             (Statement::DropViews(dropping), _) => {
                 note = self.engine.drop_views(dropping).await?;
                 Response::Execution(Tag::new(dropping.what.tag()))
+            }
+            (Statement::Rule(RuleStatement::Show), _) => rows(&self.engine.show_rules().await?, format, "SHOW")?,
+            (Statement::Rule(rule), _) => {
+                match rule {
+                    RuleStatement::Create(sql) => note = self.engine.create_rule(sql).await?,
+                    RuleStatement::Drop(dropping) => note = self.engine.drop_views(dropping).await?,
+                    RuleStatement::Show => {}
+                }
+                Response::Execution(Tag::new(rule.tag()))
             }
             (Statement::CreateTable(create), _) => {
                 note = self.engine.create_table(create).await?;

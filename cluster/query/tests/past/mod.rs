@@ -40,6 +40,7 @@ const SETTINGS: ViewSettings = ViewSettings {
     tail_bytes_max: 64 << 20,
     ends_max: 100_000,
     new_containers_per_minute_max: 6_000,
+    chain_events_per_key_max: 4_096,
 };
 
 /// The agent of one host, which numbers what it sends.
