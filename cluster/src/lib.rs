@@ -33,6 +33,7 @@ pub mod node;
 pub mod record;
 pub mod replay;
 pub mod rules;
+pub mod sequences;
 #[doc(hidden)]
 pub mod simulate;
 mod supervise;

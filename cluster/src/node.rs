@@ -32,7 +32,7 @@ use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
 use crate::supervise::Supervisor;
 use crate::views::{ClusterViews, Views as MadeViews};
-use crate::{alerts, identity, layout, metrics, rules};
+use crate::{alerts, identity, layout, metrics, rules, sequences};
 
 /// Where a running node listens.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +85,7 @@ pub async fn run(
     let listener = mesh_listener(config.listen.mesh).await?;
     let socket = layout::engine_socket(&config.data_dir);
     let (tell_views, views) = watch::channel(None);
+    let views = ClusterViews::shared(cluster_store(&config)?, views);
     let options = weir_query::ServeOptions {
         node: config.id.clone(),
         sql: config.listen.sql,
@@ -92,7 +93,7 @@ pub async fn run(
         socket,
         limits: config.query.clone(),
         record,
-        views: Some(ClusterViews::shared(cluster_store(&config)?, views)),
+        views: Some(Arc::clone(&views)),
     };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
@@ -105,7 +106,7 @@ pub async fn run(
     let parts = WorkersParts { logs, child, live, board, listener, tell_views };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     start_rules(&config, &stop);
-    workers.extend([forgetting, revoking]);
+    workers.extend([forgetting, revoking, tokio::spawn(sequences::configure(config.clone(), views))]);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);

@@ -116,7 +116,7 @@ pub fn read_files(paths: &[PathBuf], origin: RuleOrigin) -> Result<Vec<RuleFile>
     let mut files: Vec<RuleFile> = Vec::new();
     let mut bytes = 0;
     for path in paths {
-        for file in files_of(path)? {
+        for file in files_of(path, FILES)? {
             let name = file.file_name().map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned());
             if files.iter().any(|known| *known.name == *name) {
                 let why =
@@ -135,12 +135,16 @@ pub fn read_files(paths: &[PathBuf], origin: RuleOrigin) -> Result<Vec<RuleFile>
     Ok(files)
 }
 
-/// The rule files below a path: itself, or all of a folder and of the folders in it, sorted. Hidden ones are left out.
-pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The rule files below a path: itself, or all of a folder and of the folders in it, sorted. Hidden ones are left out, and those that end
+/// otherwise: sequence rules stand in files of their own.
+pub fn files_of(path: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
+    let is_of =
+        |path: &Path, endings: &[&str]| path.extension().is_some_and(|found| endings.iter().any(|ending| found == *ending));
     if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+        let others = is_of(path, SEQUENCES) != (endings == SEQUENCES);
+        return Ok(if others { vec![] } else { vec![path.to_owned()] });
     }
-    let (mut files, mut todo) = (Vec::new(), vec![(path.to_owned(), 0)]);
+    let (mut files, mut todo, mut any) = (Vec::new(), vec![(path.to_owned(), 0)], false);
     while let Some((folder, depth)) = todo.pop() {
         if depth > FOLDER_DEPTH_MAX {
             let why = format!("{} is nested deeper than {FOLDER_DEPTH_MAX} folders: name a folder below it", path.display());
@@ -155,18 +159,26 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
             let file = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 todo.push((file, depth + 1));
-            } else if file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
+                continue;
+            }
+            any |= is_of(&file, FILES) || is_of(&file, SEQUENCES);
+            if is_of(&file, endings) {
                 files.push(file);
             }
         }
     }
     files.sort();
-    if files.is_empty() {
-        return Err(Error::Rules(format!("{} has no .yaml or .yml file: name a rule file, or a folder of them", path.display())));
+    if !any {
+        let why = format!("{} has no .yaml, .yml or .sql file: name a rule file, or a folder of them", path.display());
+        return Err(Error::Rules(why));
     }
     Ok(files)
 }
 
+/// How files of rules over single events end.
+pub const FILES: &[&str] = &["yaml", "yml"];
+/// How files of sequence rules end.
+pub const SEQUENCES: &[&str] = &["sql"];
 /// Folders in folders; deeper is a mistake, or a loop.
 const FOLDER_DEPTH_MAX: usize = 16;
 
@@ -260,6 +272,9 @@ pub(crate) fn configure(config: &NodeConfig, runtime: &Handle, stop: impl Fn() -
         Ok(files) => files,
         Err(wrong) => return error!(error = %wrong, "the rule files of [rules] paths are not taken: the rules stay as they are"),
     };
+    if files.is_empty() {
+        return;
+    }
     let matching = match config.rules.matching {
         ConfigMatching::First => RuleMatching::First,
         ConfigMatching::All => RuleMatching::All,

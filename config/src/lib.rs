@@ -44,7 +44,7 @@ pub use node::{
     Views,
 };
 pub use rules::{RuleMatching, RulesConfig};
-pub use shipped::RULE_FILES;
+pub use shipped::{CHAIN_FILES, RULE_FILES};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -16,16 +16,26 @@ pub const RULE_FILES: &[(&str, &str)] = &[
     ("privilege-escalation.yml", include_str!("../rules/privilege-escalation.yml")),
 ];
 
+/// The same of the sequence rules, which stand in the folder `chains`.
+pub const CHAIN_FILES: &[(&str, &str)] = &[
+    ("containers.sql", include_str!("../rules/chains/containers.sql")),
+    ("intrusion.sql", include_str!("../rules/chains/intrusion.sql")),
+    ("movement.sql", include_str!("../rules/chains/movement.sql")),
+    ("persistence.sql", include_str!("../rules/chains/persistence.sql")),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_file_of_the_folder_is_there() {
+    fn every_file_of_the_folders_is_there() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("rules");
-        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<String> = names.filter(|name| name.ends_with(".yml")).collect();
-        names.sort();
-        assert_eq!(RULE_FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+        for (folder, ending, files) in [(folder.clone(), ".yml", RULE_FILES), (folder.join("chains"), ".sql", CHAIN_FILES)] {
+            let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.filter(|name| name.ends_with(ending)).collect();
+            names.sort();
+            assert_eq!(files.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+        }
     }
 }

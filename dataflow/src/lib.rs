@@ -43,7 +43,7 @@ mod table;
 mod views;
 mod worker;
 
-pub use chains::{RuleDefinition, rule_definition};
+pub use chains::{RuleDefinition, rule_definition, rule_definitions};
 #[doc(hidden)]
 pub use checkpoint::empty_part;
 pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use arrow::array::AsArray as _;
 use arrow::ipc::reader::StreamReader;
 use weir_dataflow::handle::{At, Client, Read, Request, Response};
-use weir_dataflow::{Command, EngineOptions, Feed, rule_definition, run};
+use weir_dataflow::{Command, EngineOptions, Feed, rule_definition, rule_definitions, run};
 use weir_schema::{AgentIdentity, BatchBuilder, Epoch, JsonEvent, Name, Seq, StampedFrame, parse_line};
 use world::{Random, START_MS, World};
 
@@ -31,8 +31,7 @@ fn files(folder: &str, ending: &str) -> Vec<String> {
 /// The statements of all files.
 fn statements() -> Vec<String> {
     let texts = files("chains", "sql");
-    let all = texts.iter().flat_map(|text| text.split(";\n")).map(str::trim);
-    all.filter(|statement| statement.contains("CREATE RULE")).map(str::to_owned).collect()
+    texts.iter().flat_map(|text| rule_definitions(text).unwrap()).map(|rule| rule.definition.sql).collect()
 }
 
 struct Fixture {

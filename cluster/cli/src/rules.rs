@@ -113,7 +113,7 @@ struct PipelineFiles {
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        Command::Check { pipeline, paths } => check(&load(&paths, &pipeline)?),
+        Command::Check { pipeline, paths } => check(&load(&paths, &pipeline)?, &paths),
         Command::Run { pipeline, events, all, paths } => {
             let matching = if all { Matching::All } else { Matching::First };
             over_recording(&load(&paths, &pipeline)?, &events, matching)
@@ -159,7 +159,7 @@ fn load(paths: &[PathBuf], pipelines: &PipelineFiles) -> anyhow::Result<RuleSet>
     }
     let mut files = Vec::new();
     for path in paths {
-        for file in chained::files_of(path)? {
+        for file in chained::files_of(path, chained::FILES)? {
             let text = read(&file)?;
             files.push((file.display().to_string(), text));
         }
@@ -176,9 +176,22 @@ fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<Attac
     AttackTable::parse(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
 }
 
-/// The file itself, or the rule files in a folder and the folders below it, by name; hidden ones are left out.
-fn check(set: &RuleSet) -> anyhow::Result<()> {
+/// Tells of every rule whether it can be evaluated, of sequence rules first.
+fn check(set: &RuleSet, paths: &[PathBuf]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
+    let (mut sequences, mut wrong) = (0, 0);
+    for (_, rules) in weir_cluster::sequences::check(paths)? {
+        match rules {
+            Ok(names) => {
+                sequences += names.len();
+                names.iter().try_for_each(|name| writeln!(out, "{name}: ok"))?;
+            }
+            Err(why) => {
+                wrong += 1;
+                writeln!(out, "refused: {why}")?;
+            }
+        }
+    }
     for rule in &set.rules {
         writeln!(out, "{}: {}", rule.name, rule.verdict())?;
     }
@@ -189,8 +202,9 @@ fn check(set: &RuleSet) -> anyhow::Result<()> {
         writeln!(out, "refused: {error}")?;
     }
     let whole = set.rules.iter().filter(|rule| rule.is_fully_evaluable()).count();
-    let (partly, refused) = (set.rules.len() - whole, set.errors.len());
-    writeln!(out, "{} rules: {whole} ok, {partly} partly; {refused} refused", set.rules.len() + refused)?;
+    let (partly, refused) = (set.rules.len() - whole, set.errors.len() + wrong);
+    let (all, whole) = (set.rules.len() + sequences + refused, whole + sequences);
+    writeln!(out, "{all} rules: {whole} ok, {partly} partly; {refused} refused")?;
     anyhow::ensure!(refused == 0, "{refused} items of the rule files were refused");
     Ok(())
 }

@@ -13,6 +13,7 @@ mod dml;
 mod dropped;
 mod encode;
 mod error;
+mod freshness;
 mod functions;
 mod health;
 mod http;

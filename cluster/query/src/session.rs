@@ -16,7 +16,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionConfig;
-use weir_archive::Record;
+use weir_archive::{Record, Table as Recorded};
 use weir_config::QueryLimits;
 use weir_dataflow::handle::{self, At, Completeness, Failure};
 use weir_dataflow::{RelationInfo, relation, relations};
@@ -24,6 +24,7 @@ use weir_dataflow::{RelationInfo, relation, relations};
 use crate::catalog;
 use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
+use crate::freshness::{self, FRESHNESS};
 use crate::functions;
 use crate::inventory::{self, HOSTS_NAME, Inventory};
 use crate::live::{Live, LiveError, Snapshot};
@@ -85,7 +86,7 @@ impl Answer {
 /// What to say of tails that have forgotten rows.
 fn note(wanted: &[tables::Wanted], completeness: &Completeness) -> Option<String> {
     let tails: Vec<&str> =
-        wanted.iter().map(|wanted| &wanted.info).filter(|info| !info.standing).map(|info| info.name.as_ref()).collect();
+        wanted.iter().map(|wanted| wanted.info.name.as_ref()).filter(|name| Recorded::from_name(name).is_some()).collect();
     let forgotten = completeness.forgotten_rows;
     let say =
         || format!("{} older rows of events and samples are not kept yet: {} holds the latest only", forgotten, tails.join(", "));
@@ -151,7 +152,7 @@ impl Engine {
     /// Every relation that can be asked for.
     pub(crate) fn relations<'a>(&'a self, made: &'a Made) -> impl Iterator<Item = &'a RelationInfo> {
         let recorded = self.inventory.iter().flat_map(|inventory| inventory.views());
-        relations().iter().chain(recorded).chain(made.infos())
+        relations().iter().chain([freshness::info()]).chain(recorded).chain(made.infos())
     }
 
     pub(crate) fn info<'a>(&'a self, name: &str, made: &'a Made) -> Result<&'a RelationInfo, SqlError> {
@@ -214,7 +215,7 @@ impl Engine {
             }
             other => wanted(other)?,
         };
-        let Read { tick, completeness, note, searches } = self.read(&wanted, planned.as_of, &slot).await?;
+        let Read { tick, completeness, note, searches } = self.read(&wanted, &made, planned.as_of, &slot).await?;
         let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
         let schema = physical.schema();
         let context = state.task_ctx();
@@ -253,18 +254,23 @@ impl Engine {
     }
 
     /// Reads the live relations at one tick, and opens the record at the same one.
-    async fn read(&self, wanted: &[tables::Wanted], as_of: Option<u64>, slot: &Slot) -> Result<Read, SqlError> {
+    async fn read(&self, wanted: &[tables::Wanted], made: &Made, as_of: Option<u64>, slot: &Slot) -> Result<Read, SqlError> {
         let (recorded, live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(&wanted.info));
         let mut read = Read::default();
         if !live.is_empty() {
             let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
-            let asked = live.iter().map(|wanted| wanted.read(rows_max, bytes_max)).collect();
+            let asked = live.iter().map(|wanted| freshness::read(wanted, rows_max, bytes_max)).collect();
             let snapshot = self.peek(as_of.map_or(At::Latest, At::Tick), asked).await?;
             read.note = note(&live, &snapshot.completeness);
             (read.tick, read.completeness) = (Some(snapshot.tick), Some(snapshot.completeness));
             let mut reads = snapshot.reads;
             for (wanted, batches) in live.iter().zip(&mut reads) {
                 let columns: Vec<usize> = wanted.columns.iter().copied().collect();
+                if wanted.info.name == FRESHNESS {
+                    let names = self.relations(made).filter(|info| info.standing && !is_of_subscription(&info.name));
+                    let names = names.map(|info| info.name.as_ref());
+                    *batches = vec![freshness::now(snapshot.tick, batches, names, &columns)?];
+                }
                 batches.extend(self.dropped(&wanted.info, &columns, &mut read.note).await?);
             }
             slot.fill(&live, reads)?;
@@ -354,7 +360,11 @@ impl Engine {
                 return Err(SqlError::unsupported(format!("reading \"{name}\", a name for a SELECT, over this path"))
                     .with_hint("ask /v1/query?sql="));
             }
-            let latest = if self.is_recorded(info) { "tick desc, time desc" } else { "last_seen desc" };
+            let latest = match name {
+                FRESHNESS => "lag_ms desc",
+                _ if self.is_recorded(info) => "tick desc, time desc",
+                _ => "last_seen desc",
+            };
             let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
             let sql = format!("select * from {name} order by {latest} limit {limit}");
             return match parse(&sql)?.pop() {
@@ -431,6 +441,7 @@ impl Engine {
             _ if made.table_sql(&info.name).is_some() => "table",
             (true, ..) => "standing",
             (false, true, _) => "view",
+            _ if info.name == FRESHNESS => "computed",
             (false, false, true) => "recorded",
             (false, false, false) => "tail",
         }

@@ -22,6 +22,7 @@ use weir_dataflow::RelationInfo;
 use weir_dataflow::handle::Read;
 
 use crate::catalog::System;
+use crate::freshness;
 use crate::inventory::{HOSTS_NAME, Inventory};
 use crate::process_tree::Tree;
 use crate::views::Made;
@@ -119,7 +120,7 @@ pub(crate) fn catalog(
     made: &Made,
 ) -> Result<Arc<dyn CatalogProvider>> {
     let schema = MemorySchemaProvider::new();
-    for info in weir_dataflow::relations().iter().chain(&made.kept) {
+    for info in weir_dataflow::relations().iter().chain([freshness::info()]).chain(&made.kept) {
         let table = Table { info: info.clone(), past, slot: Arc::clone(slot) };
         schema.register_table(info.name.to_string(), Arc::new(table))?;
     }

@@ -36,7 +36,7 @@ pub use error::Error;
 pub use plan::{AggregateCall, AggregateFunc, Bounds, JoinKind, MARK, Plan, Recomputed};
 pub use rule::{Rule, RuleStep, StepPart};
 pub use scalar::{Scalar, normal_type, resolve, text_type, time_type};
-pub use script::compile_script;
+pub use script::{compile_script, statements};
 pub use sequence::{Absent, Sequence, Stage};
 pub use sql::compile;
 pub use table::Table;

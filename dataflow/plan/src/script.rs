@@ -44,6 +44,14 @@ pub fn compile_script(sql: &str, relations: &dyn SchemaOf) -> Result<Plan, Error
     Ok(known.with_rules(plan))
 }
 
+/// The statements of a file, as they are written there.
+pub fn statements(sql: &str) -> Result<Vec<String>, Error> {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize();
+    let tokens = tokens.map_err(|why| wrong(format!("this is no SQL: {why}")))?;
+    let parts = tokens.split(|token| *token == Token::SemiColon).filter(|part| is_something(part));
+    Ok(parts.map(|part| part.iter().map(ToString::to_string).collect::<String>().trim().to_owned()).collect())
+}
+
 /// The relations, and the rules so far.
 struct Known<'a> {
     relations: &'a dyn SchemaOf,

@@ -85,6 +85,11 @@ pub fn rule_definition(sql: &str) -> Result<RuleDefinition, Error> {
     Ok(RuleDefinition { definition, replace: rule.replace })
 }
 
+/// Reads and plans the CREATE RULE statements of a file. An error names the rule.
+pub fn rule_definitions(file: &str) -> Result<Vec<RuleDefinition>, Error> {
+    weir_plan::statements(file)?.iter().map(|sql| rule_definition(sql)).collect()
+}
+
 /// A rule's plan and its relation.
 pub(crate) fn info_of(definition: &ViewDefinition) -> Result<(Rule, RelationInfo), Error> {
     let rule = Rule::parse(&definition.sql, &schema_of(EVENTS))?;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use weir_config::{DemoConfig, RULE_FILES, TcpListen};
+use weir_config::{CHAIN_FILES, DemoConfig, RULE_FILES, TcpListen};
 use weir_schema::Name;
 use weir_transport::ca;
 
@@ -45,9 +45,12 @@ impl Setup {
     /// Writes the rules that ship, and names them in the config of every node.
     pub fn add_rules(&self) -> anyhow::Result<()> {
         let folder = self.dir.join("rules");
-        std::fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
-        for (name, text) in RULE_FILES {
-            std::fs::write(folder.join(name), text).with_context(|| format!("could not write {name} in {}", folder.display()))?;
+        for (folder, files) in [(folder.clone(), RULE_FILES), (folder.join("chains"), CHAIN_FILES)] {
+            std::fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+            for (name, text) in files {
+                let written = std::fs::write(folder.join(name), text);
+                written.with_context(|| format!("could not write {name} in {}", folder.display()))?;
+            }
         }
         for path in &self.node_configs {
             let mut text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;

@@ -4,13 +4,13 @@ mod cursors;
 mod outgoing;
 mod parameters;
 mod peer;
+mod prepared;
 mod startup;
 mod transaction;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::{Sink, SinkExt as _, StreamExt as _, stream};
 use pgwire::api::auth::StartupHandler;
@@ -18,8 +18,7 @@ use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal};
 use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
 use pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response, Tag};
-use pgwire::api::stmt::QueryParser;
-use pgwire::api::{ClientInfo, ConnectionManager, PgWireServerHandlers, RandomPidSecretKeyGenerator, Type};
+use pgwire::api::{ClientInfo, ConnectionManager, PgWireServerHandlers, RandomPidSecretKeyGenerator};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::TransactionStatus;
@@ -29,13 +28,13 @@ use tokio::sync::Semaphore;
 use self::cursors::Cursors;
 use self::outgoing::Shape;
 use self::peer::Peer;
+use self::prepared::{Parser, Prepared};
 use self::transaction::{Kept, Session};
 use crate::encode;
 use crate::error::SqlError;
-use crate::rules::{RuleStatement, rules_schema};
+use crate::rules::RuleStatement;
 use crate::session::{Answer, Engine, Planned};
 use crate::statement::{Show, Statement, parse};
-use crate::streaming::Source;
 use crate::subscription::Subscribable;
 
 /// Serves connections until dropped.
@@ -95,33 +94,6 @@ struct Handler {
     keys: Arc<RandomPidSecretKeyGenerator>,
 }
 
-/// A statement that was parsed, and planned where it is a query.
-#[derive(Debug, Clone)]
-struct Prepared {
-    statement: Statement,
-    planned: Option<Planned>,
-    /// What a SUBSCRIBE, or a COPY of one, subscribes to.
-    subscribable: Option<Subscribable>,
-    /// The columns of the cursor that is fetched from.
-    fetched: Option<SchemaRef>,
-}
-
-impl Prepared {
-    /// The columns of its answer; none for a statement without rows.
-    fn schema(&self) -> Option<SchemaRef> {
-        match (&self.statement, &self.planned) {
-            (Statement::Show(show), _) => Some(show.schema()),
-            (Statement::Rule(RuleStatement::Show), _) => Some(rules_schema()),
-            (Statement::Subscribe(_), _) => self.subscribable.as_ref().map(|subscribable| Arc::clone(&subscribable.schema)),
-            (Statement::Fetch(_), _) => self.fetched.clone(),
-            (Statement::Copy(_), _) => None,
-            (Statement::Write(_), _) => None,
-            (_, Some(planned)) => Some(Arc::new(planned.plan.schema().as_arrow().clone())),
-            _ => None,
-        }
-    }
-}
-
 /// Whether a client was told the columns before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Described {
@@ -140,22 +112,6 @@ struct Place<'a> {
 impl Handler {
     fn new(engine: Engine) -> Self {
         Self { engine, peer: Peer::default(), connections: Arc::new(ConnectionManager::new()), keys: Arc::default() }
-    }
-
-    async fn prepare(&self, cursors: &Cursors, statement: Statement) -> Result<Prepared, SqlError> {
-        let (mut planned, mut subscribable, mut fetched) = (None, None, None);
-        match &statement {
-            Statement::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
-            Statement::Write(asked) => planned = Some(self.engine.plan_write(asked).await?),
-            Statement::Subscribe(asked) => subscribable = Some(self.engine.subscribable(asked).await?),
-            Statement::Copy(copy) => match &copy.source {
-                Source::Query(parsed) => planned = Some(self.engine.plan(parsed).await?),
-                Source::Subscribe(asked) => subscribable = Some(self.engine.subscribable(asked).await?),
-            },
-            Statement::Fetch(fetch) => fetched = Some(cursors.schema(&fetch.cursor).await?),
-            _ => {}
-        }
-        Ok(Prepared { statement, planned, subscribable, fetched })
     }
 
     /// Sends the rows of a SUBSCRIBE or a COPY as they come; nothing for another statement. `described`: the client was told the columns.
@@ -387,7 +343,7 @@ impl SimpleQueryHandler for Handler {
             let place = Place { cursors: &cursors, session: &session, within };
             let prepared = async {
                 let after = session.allow(&statement, within)?;
-                self.prepare(&cursors, statement).await.map(|prepared| (prepared, after))
+                Prepared::of(&self.engine, &cursors, statement).await.map(|prepared| (prepared, after))
             };
             let answered = match prepared.await {
                 Ok((prepared, after)) => {
@@ -451,37 +407,6 @@ impl ExtendedQueryHandler for Handler {
         let (response, note) = self.execute(&place, prepared, parameters, format).await.map_err(told)?;
         tell(client, note).await?;
         Ok(response)
-    }
-}
-
-struct Parser {
-    engine: Engine,
-}
-
-#[async_trait]
-impl QueryParser for Parser {
-    type Statement = Prepared;
-
-    async fn parse_sql<C>(&self, client: &C, sql: &str, _types: &[Option<Type>]) -> PgWireResult<Option<Self::Statement>>
-    where
-        C: ClientInfo + Unpin + Send + Sync,
-    {
-        let mut statements = parse(sql).map_err(told)?;
-        if statements.len() > 1 {
-            return Err(told(SqlError::new(crate::error::SYNTAX, "a prepared statement holds one statement")));
-        }
-        let Some(statement) = statements.pop() else { return Ok(None) };
-        let handler = Handler::new(self.engine.clone());
-        handler.prepare(&cursors::of(client), statement).await.map(Some).map_err(told)
-    }
-
-    fn get_parameter_types(&self, stmt: &Self::Statement) -> PgWireResult<Vec<Type>> {
-        stmt.planned.as_ref().map_or(Ok(vec![]), |planned| parameters::types(&planned.plan))
-    }
-
-    fn get_result_schema(&self, stmt: &Self::Statement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        let text = Format::UnifiedText;
-        Ok(stmt.schema().map_or_else(Vec::new, |schema| encode::fields(&schema, format.unwrap_or(&text))))
     }
 }
 
