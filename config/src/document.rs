@@ -246,7 +246,7 @@ fn is_section(name: &str) -> bool {
     fn takes<R: DeserializeOwned>(name: &str) -> bool {
         let table = Table::from_iter([(name.to_owned(), Value::Table(Table::new()))]);
         let refused = Value::Table(table).try_into::<R>().err();
-        !refused.is_some_and(|error| Unknown::of(error.message()).is_some_and(|unknown| unknown.key == name))
+        refused.is_none_or(|error| Unknown::of(error.message()).is_none_or(|unknown| unknown.key != name))
     }
     takes::<RawNode>(name) || takes::<RawAgent>(name) || takes::<RawDemo>(name)
 }

@@ -61,7 +61,7 @@ fn world(fixtures: &[Fixture], late: u64, random: &mut Random) -> World {
     let seconds = (0..90).chain((90..1_000).step_by(20));
     world.ticks = seconds.map(|second| (START_MS + second * 1_000, vec![Vec::new(); 3])).collect();
     let mut seqs: BTreeMap<(String, u8), u64> = BTreeMap::new();
-    let name = |text: &str| Name::new(text.to_owned()).unwrap();
+    let name = |text: &str| Name::new(text).unwrap();
     for fixture in fixtures {
         let (mut event, host) = (fixture.event.event.clone(), Arc::new(fixture.event.host.clone()));
         let offset = event.time - base;

@@ -87,7 +87,9 @@ async fn views_are_made_kept_and_dropped() {
     // Before there is any data.
     for (name, select) in &VIEWS[..6] {
         assert_eq!(ask(&one, &format!("CREATE MATERIALIZED VIEW {name} AS {select}")).await, "");
-        assert_eq!(ask(&one, &format!("SELECT count(*) FROM {name}")).await, "0", "it is read as soon as it is made");
+        // ROLLUP has a total of nothing, too, as in PostgreSQL.
+        let rows = if *name == "regions" { "1" } else { "0" };
+        assert_eq!(ask(&one, &format!("SELECT count(*) FROM {name}")).await, rows, "{name} is read as soon as it is made");
     }
     wrong_statements(&one).await;
     let target = Target {

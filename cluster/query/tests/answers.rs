@@ -121,7 +121,14 @@ async fn sql_answers_from_one_tick() {
     assert!(ask(&sql, "show create view service_map").await.contains("CREATE VIEW service_map AS"));
     assert!(ask(&sql, "explain select * from hosts").await.contains("logical_plan"));
     assert!(ask(&sql, "select version()").await.starts_with("PostgreSQL 15"));
-    assert_eq!(ask(&sql, "show tables").await.lines().count(), weir_dataflow::relations().len());
+    // Beside the workers' relations there is what this node computes.
+    assert_eq!(ask(&sql, "show tables").await.lines().count(), weir_dataflow::relations().len() + 1);
+    let heard =
+        "select what, count(*), count(distinct heard_through), count(lag_ms), min(agents) from freshness group by 1 order by 1";
+    let standing = weir_dataflow::relations().iter().filter(|info| info.standing).count();
+    let told = ask(&sql, heard).await;
+    assert!(told.starts_with("agent|6|") && told.contains("\nregion|"), "{told}");
+    assert!(told.ends_with(&format!("relation|{standing}|1|{standing}|NULL")), "{told}");
     assert!(ask(&sql, "show views").await.lines().all(|name| name != "events"));
 }
 

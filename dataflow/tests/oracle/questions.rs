@@ -129,7 +129,7 @@ impl Question {
 }
 
 fn predicate(random: &mut Random) -> &'static str {
-    *random.pick(&PREDICATES)
+    random.pick(&PREDICATES)
 }
 
 /// A predicate whose columns are of this alias.
@@ -142,7 +142,7 @@ fn of(alias: &str, random: &mut Random) -> String {
 }
 
 fn matching(random: &mut Random) -> &'static str {
-    *random.pick::<&'static str>(&[
+    random.pick::<&'static str>(&[
         "r.text = l.text",
         "r.int = l.int",
         "r.text = l.text AND r.int > l.int",
@@ -244,10 +244,11 @@ fn join(random: &mut Random) -> String {
             "SELECT l.int, r.int AS other, r.text FROM \"left\" AS l {kind} \"right\" AS r ON l.int < r.int AND {}",
             of("r", random).replace(" OR ", " AND ")
         ),
-        1 => format!(
-            "SELECT l.text, t.n FROM \"left\" AS l CROSS JOIN (SELECT count(*) AS n FROM \"right\") AS t WHERE l.int < t.n"
-        ),
-        2 => format!("SELECT DISTINCT ON (l.text) l.text, l.int, l.time FROM \"left\" AS l ORDER BY l.text, l.int DESC, l.time"),
+        1 => "SELECT l.text, t.n FROM \"left\" AS l CROSS JOIN (SELECT count(*) AS n FROM \"right\") AS t WHERE l.int < t.n"
+            .to_owned(),
+        2 => {
+            "SELECT DISTINCT ON (l.text) l.text, l.int, l.time FROM \"left\" AS l ORDER BY l.text, l.int DESC, l.time".to_owned()
+        }
         _ => format!(
             "SELECT l.text, l.int, r.int AS other, r.flag FROM \"left\" AS l {kind} \"right\" AS r ON l.text = r.text AND l.int <> r.int"
         ),
@@ -291,9 +292,7 @@ fn timed(random: &mut Random) -> String {
 
 fn composed(random: &mut Random) -> String {
     match random.below(4) {
-        0 => format!(
-            "WITH g AS (SELECT text, sum(int) AS s FROM \"left\" GROUP BY text) SELECT g.text, g.s FROM g WHERE g.s > (SELECT avg(s) FROM g)"
-        ),
+        0 => "WITH g AS (SELECT text, sum(int) AS s FROM \"left\" GROUP BY text) SELECT g.text, g.s FROM g WHERE g.s > (SELECT avg(s) FROM g)".to_owned(),
         1 => format!("SELECT flag, count(*) AS n FROM ({}) AS q GROUP BY flag", exists(random)),
         2 => format!(
             "SELECT l.text, count(*) AS n FROM \"left\" AS l GROUP BY l.text HAVING count(*) >= (SELECT count(*) FROM \"right\" AS r WHERE {})",
