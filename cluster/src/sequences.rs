@@ -48,11 +48,14 @@ pub(crate) async fn configure(config: NodeConfig, store: Arc<dyn ViewStore>) {
     info!(rules = new, "the sequence rules of [rules] paths are in force");
 }
 
+/// The rules of a file by name, or what is wrong with it.
+pub type Checked = Result<Vec<String>, Error>;
+
 /// The names of the rules of each .sql file, or what is wrong with it: for people who want to know before they load it.
-pub fn check(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Result<Vec<String>, Error>)>, Error> {
+pub fn check(paths: &[PathBuf]) -> Result<Vec<Checked>, Error> {
     let files = paths.iter().map(|path| files_of(path, SEQUENCES)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
     let names = |rules: Vec<RuleDefinition>| rules.into_iter().map(|rule| rule.definition.name).collect();
-    Ok(files.map(|file| (file.clone(), of_file(&file).map(names))).collect())
+    Ok(files.map(|file| of_file(&file).map(names)).collect())
 }
 
 /// Reads and plans the rules of all .sql files.

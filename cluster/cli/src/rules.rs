@@ -180,7 +180,7 @@ fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<Attac
 fn check(set: &RuleSet, paths: &[PathBuf]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let (mut sequences, mut wrong) = (0, 0);
-    for (_, rules) in weir_cluster::sequences::check(paths)? {
+    for rules in weir_cluster::sequences::check(paths)? {
         match rules {
             Ok(names) => {
                 sequences += names.len();
