@@ -77,8 +77,11 @@ export const alerts = {
 
 export const freshness = {
   id: "freshness",
-  sql: "select * from freshness limit 100",
-  show: (place, answer) => table(place, "Freshness", generic(answer.columns), objects(answer)),
+  sql: "select what, name, tenant, lag_ms, agents, silent, lost_events, heard_through from freshness where what <> 'agent' " +
+    "order by what, lag_ms desc, name limit 200",
+  show: (place, answer) => table(place, "Freshness", [text("what"), text("name"), { ...count("lag_ms", "behind"), show: span },
+    count("agents"), { ...count("silent"), mark: wrong }, { ...count("lost_events", "lost"), mark: wrong },
+    time("heard_through", answer.tick, "heard through"), text("tenant")], objects(answer)),
 };
 
 export const regions = "select src_region, dst_region, open, total, failed, bytes_sent, bytes_received from region_connections";
