@@ -27,6 +27,7 @@ mod rules;
 mod search;
 mod session;
 mod settings;
+mod source_text;
 mod statement;
 mod streaming;
 mod subscription;

@@ -10,11 +10,11 @@
 
 use std::time::Duration;
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::{self, SqlError};
 use crate::rules;
+use crate::source_text;
 use crate::statement::{self, Asked, Statement};
 
 /// SUBSCRIBE.
@@ -98,14 +98,17 @@ pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
         return Ok(None);
     }
     // What cannot be split into words the parser tells better.
-    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize() else { return Ok(None) };
+    let Ok((tokens, texts)) = source_text::tokens(sql) else { return Ok(None) };
     let mut pieces = Vec::new();
     let mut any = false;
+    let mut begin = 0;
     for tokens in tokens.split(|token| *token == Token::SemiColon) {
-        let mut words = Words { tokens, at: 0 };
+        let texts = &texts[begin..begin + tokens.len()];
+        begin += tokens.len() + 1;
+        let mut words = Words { tokens, texts, at: 0 };
         let Some(first) = words.peek() else { continue };
         let is_ours = FIRST_WORDS.iter().any(|word| is(first, word));
-        if let Some(rule) = rules::read(&text(tokens))? {
+        if let Some(rule) = rules::read(&texts.concat())? {
             any = true;
             pieces.push(Piece::Streaming(Statement::Rule(rule)));
             continue;
@@ -115,7 +118,7 @@ pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
                 any = true;
                 Piece::Streaming(statement)
             }
-            None => Piece::Other(text(tokens)),
+            None => Piece::Other(texts.concat()),
         });
     }
     Ok(any.then_some(pieces))
@@ -184,8 +187,8 @@ fn subscribe(words: &mut Words<'_>) -> Result<Subscribe, SqlError> {
 fn source(sql: &str) -> Result<Source, SqlError> {
     let nothing_else = || SqlError::unsupported("anything but one query or SUBSCRIBE there");
     // One of these in another one, and so on without end, would be read ever deeper.
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().map_err(|error| syntax(error.to_string()))?;
-    let first = Words { tokens: &tokens, at: 0 }.peek().cloned();
+    let (tokens, texts) = source_text::tokens(sql).map_err(|error| syntax(error.to_string()))?;
+    let first = Words { tokens: &tokens, texts: &texts, at: 0 }.peek().cloned();
     if first.is_some_and(|first| FIRST_WORDS[1..].iter().any(|word| is(&first, word))) {
         return Err(nothing_else());
     }
@@ -292,10 +295,6 @@ fn is(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }
 
-fn text(tokens: &[Token]) -> String {
-    tokens.iter().map(ToString::to_string).collect()
-}
-
 fn syntax(what: impl std::fmt::Display) -> SqlError {
     SqlError::new(error::SYNTAX, format!("syntax error: {what}"))
 }
@@ -303,6 +302,8 @@ fn syntax(what: impl std::fmt::Display) -> SqlError {
 /// The words of one statement that are not read yet.
 struct Words<'a> {
     tokens: &'a [Token],
+    /// As they were written.
+    texts: &'a [&'a str],
     at: usize,
 }
 
@@ -385,14 +386,14 @@ impl Words<'_> {
                 _ => {}
             }
             if depth == 0 {
-                return Ok(text(&self.tokens[begin..self.at - 1]));
+                return Ok(self.texts[begin..self.at - 1].concat());
             }
         }
         Err(syntax("a parenthesis is not closed"))
     }
 
     fn rest(&mut self) -> String {
-        let rest = text(&self.tokens[self.at..]);
+        let rest = self.texts.get(self.at..).unwrap_or_default().concat();
         self.at = self.tokens.len();
         rest
     }
@@ -460,6 +461,8 @@ mod tests {
             subscribed("subscribe to (select a, ')' from t where b = (1)) with (progress, snapshot = false) as of 5 up to 7");
         assert_eq!(all.to, Target::Query("select a, ')' from t where b = (1)".into()));
         assert_eq!((all.progress, all.snapshot, all.as_of, all.up_to), (true, false, Some(5), Some(7)));
+        let quoted = subscribed("subscribe (select '''); drop view v; --' as x)");
+        assert_eq!(quoted.to, Target::Query("select '''); drop view v; --' as x".into()));
         assert_eq!(subscribed("subscribe hosts as of 5 with (progress = false, snapshot = true)").as_of, Some(5));
     }
 
