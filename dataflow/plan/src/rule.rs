@@ -65,7 +65,7 @@ pub enum StepPart {
 impl Rule {
     /// Reads and plans `CREATE RULE … AS SEQUENCE`. `events` are the columns of `events` as the engine has them.
     pub fn parse(sql: &str, events: &SchemaRef) -> Result<Self, Error> {
-        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize();
+        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).with_unescape(false).tokenize();
         let tokens = meaning(&tokens.map_err(|why| wrong(format!("this is no SQL: {why}")))?);
         if tokens.contains(&Token::SemiColon) {
             return Err(wrong("a rule is one statement"));

@@ -23,7 +23,7 @@ use crate::{Absent, Error, Plan, SchemaOf, Sequence, Stage};
 
 /// Makes the plan of a file's SELECT, with the rules that stand before it as relations.
 pub fn compile_script(sql: &str, relations: &dyn SchemaOf) -> Result<Plan, Error> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize();
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).with_unescape(false).tokenize();
     let tokens = tokens.map_err(|why| wrong(format!("this is no SQL: {why}")))?;
     let mut known = Known { relations, rules: HashMap::new() };
     let mut statements: Vec<&[Token]> =
@@ -46,7 +46,7 @@ pub fn compile_script(sql: &str, relations: &dyn SchemaOf) -> Result<Plan, Error
 
 /// The statements of a file, as they are written there.
 pub fn statements(sql: &str) -> Result<Vec<String>, Error> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize();
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).with_unescape(false).tokenize();
     let tokens = tokens.map_err(|why| wrong(format!("this is no SQL: {why}")))?;
     let parts = tokens.split(|token| *token == Token::SemiColon).filter(|part| is_something(part));
     Ok(parts.map(|part| part.iter().map(ToString::to_string).collect::<String>().trim().to_owned()).collect())
@@ -177,6 +177,14 @@ mod tests {
         let plan = compile_script(sql, &relations()).unwrap_or_else(|error| panic!("{sql}: {error}"));
         let schema = plan.schema(&relations()).unwrap();
         schema.fields().iter().map(|field| format!("{}:{}", field.name(), field.data_type())).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn statements_are_cut_apart_as_they_are_written() {
+        let file = "-- Why.\nCREATE RULE a AS 'it''s; so';\n\n select E'\\'' ; -- end\n";
+        assert_eq!(statements(file).unwrap(), ["-- Why.\nCREATE RULE a AS 'it''s; so'", "select E'\\''"]);
+        let quoted = "CREATE RULE r AS SEQUENCE BY host WITH MAXSPAN INTERVAL '5 seconds' OVERLAP [kind = 'it''s'] AS a [kind = ''''] AS b";
+        assert!(columns(&format!("{quoted}; SELECT host FROM r WHERE host <> 'it''s'")).starts_with("host"));
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Question {
 }
 
 fn predicate(random: &mut Random) -> &'static str {
-    random.pick(&PREDICATES)
+    random.pick::<&'static str>(&PREDICATES)
 }
 
 /// A predicate whose columns are of this alias.
