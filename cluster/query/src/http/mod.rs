@@ -108,6 +108,9 @@ fn body(answer: &Answer, relation: Option<&str>) -> Result<Value, SqlError> {
     if let Some(relation) = relation {
         body["relation"] = relation.into();
     }
+    if let Some(notice) = &answer.note {
+        body["notice"] = notice.as_str().into();
+    }
     Ok(body)
 }
 
