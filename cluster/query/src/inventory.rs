@@ -20,6 +20,7 @@ use datafusion::sql::parser::DFParser;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use weir_dataflow::RelationInfo;
 
+use crate::causal::{ATTACK_PATH, BLAST_RADIUS, Causal, INCIDENTS};
 use crate::error::{self, SqlError};
 
 /// The definitions, planned.
@@ -41,6 +42,8 @@ impl Inventory {
             }
             inventory.plans.insert(name, plan);
         }
+        let schema = Causal::incidents().schema();
+        inventory.views.push(RelationInfo { name: INCIDENTS.into(), schema, standing: false, sql: None });
         Ok(inventory)
     }
 
@@ -62,15 +65,23 @@ impl Inventory {
     /// The views as tables: planned into the queries that name them.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&str, Arc<dyn TableProvider>)> {
         self.views.iter().map(|view| {
-            let table = ViewTable::new(self.plans[view.name.as_ref()].clone(), view.sql.as_deref().map(str::to_owned));
-            (view.name.as_ref(), Arc::new(table) as Arc<dyn TableProvider>)
+            let table: Arc<dyn TableProvider> = match self.plans.get(view.name.as_ref()) {
+                Some(plan) => Arc::new(ViewTable::new(plan.clone(), view.sql.as_deref().map(str::to_owned))),
+                None => Arc::new(Causal::incidents()),
+            };
+            (view.name.as_ref(), table)
         })
     }
 }
 
 /// True of what only the record can answer.
 pub(crate) fn needs_record(name: &str) -> bool {
-    name == PROCESS_TREE || names().any(|view| view == name)
+    is_function(name) || name == INCIDENTS || names().any(|view| view == name)
+}
+
+/// True of the table functions.
+pub(crate) fn is_function(name: &str) -> bool {
+    [PROCESS_TREE, BLAST_RADIUS, ATTACK_PATH].contains(&name)
 }
 
 /// What is said of it where there is no record.

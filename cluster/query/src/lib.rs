@@ -8,6 +8,7 @@
 
 mod as_of;
 mod catalog;
+mod causal;
 mod create_table;
 mod dml;
 mod dropped;

@@ -123,6 +123,15 @@ impl Live {
         }
     }
 
+    /// True if relations can be read at a tick (none: the newest).
+    pub(crate) async fn holds(&self, tick: Option<u64>) -> Result<bool, LiveError> {
+        match self.frontier().await {
+            Ok(frontier) => Ok(tick.is_none_or(|tick| tick >= frontier.since)),
+            Err(LiveError::Away) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
     /// What the workers have done and hold.
     pub async fn stats(&self) -> Result<Stats, LiveError> {
         match self.ask(|id| Request::Stats { id }).await?.next().await? {

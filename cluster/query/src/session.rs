@@ -21,7 +21,6 @@ use weir_config::QueryLimits;
 use weir_dataflow::handle::{self, At, Completeness, Failure};
 use weir_dataflow::{RelationInfo, relation, relations};
 
-use crate::catalog;
 use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
 use crate::freshness::{self, FRESHNESS};
@@ -35,6 +34,7 @@ use crate::statement::{Asked, Show, Statement, parse};
 use crate::subscription::{Subscriptions, is_of_subscription};
 use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
 use crate::views::{Made, ViewStore, ViewsOf};
+use crate::{catalog, causal};
 
 /// Answers statements.
 #[derive(Clone)]
@@ -137,6 +137,7 @@ impl Engine {
         }
         let mut state = engine.state.as_ref().clone();
         state.register_udtf(inventory::PROCESS_TREE, Arc::new(ProcessTree::new(engine.inventory.as_deref())));
+        causal::functions(engine.inventory.is_some()).for_each(|(name, function)| state.register_udtf(name, function));
         engine.state = Arc::new(state);
         Ok(engine)
     }
@@ -229,6 +230,7 @@ impl Engine {
             return Err(SqlError::new(error::OUT_OF_MEMORY, format!("the answer has {bytes} bytes"))
                 .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
         }
+        let note = slot.note(note);
         Ok(Answer { schema, batches, tick, completeness, note })
     }
 
@@ -238,11 +240,7 @@ impl Engine {
         if wanted(plan)?.iter().all(|read| read.info.name != HOSTS_NAME) {
             return Ok(None);
         }
-        match self.live.frontier().await {
-            Ok(frontier) if tick >= frontier.since => Ok(None),
-            Ok(_) | Err(LiveError::Away) => Ok(Some(inventory.hosts())),
-            Err(other) => Err(other.into()),
-        }
+        Ok((!self.live.holds(Some(tick)).await?).then(|| inventory.hosts()))
     }
 
     fn past(&self) -> Past {
@@ -255,8 +253,11 @@ impl Engine {
 
     /// Reads the live relations at one tick, and opens the record at the same one.
     async fn read(&self, wanted: &[tables::Wanted], made: &Made, as_of: Option<u64>, slot: &Slot) -> Result<Read, SqlError> {
-        let (recorded, live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(&wanted.info));
+        let (recorded, mut live): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|wanted| self.is_recorded(&wanted.info));
         let mut read = Read::default();
+        if live.iter().any(|wanted| wanted.optional) && !self.live.holds(as_of).await? {
+            slot.leave_out(&mut live);
+        }
         if !live.is_empty() {
             let (rows_max, bytes_max) = (self.limits.rows_max, self.limits.memory_bytes_max);
             let asked = live.iter().map(|wanted| freshness::read(wanted, rows_max, bytes_max)).collect();
@@ -372,7 +373,8 @@ impl Engine {
                 _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
             };
         };
-        let mut wanted = tables::Wanted { info: info.clone(), columns: (0..info.schema.fields().len()).collect(), limit };
+        let mut wanted =
+            tables::Wanted { info: info.clone(), columns: (0..info.schema.fields().len()).collect(), limit, optional: false };
         wanted.limit = wanted.limit.filter(|limit| *limit <= self.limits.rows_max);
         let read = wanted.read(self.limits.rows_max, self.limits.memory_bytes_max);
         let peek = self.peek(At::Latest, vec![read]);
@@ -439,6 +441,7 @@ impl Engine {
     fn kind_of(&self, info: &RelationInfo, made: &Made) -> &'static str {
         match (info.standing, info.sql.is_some(), self.is_recorded(info)) {
             _ if made.table_sql(&info.name).is_some() => "table",
+            _ if info.name == causal::INCIDENTS => "view",
             (true, ..) => "standing",
             (false, true, _) => "view",
             _ if info.name == FRESHNESS => "computed",

@@ -3,7 +3,7 @@
 //! record as of the same tick, while the query runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
@@ -22,6 +22,7 @@ use weir_dataflow::RelationInfo;
 use weir_dataflow::handle::Read;
 
 use crate::catalog::System;
+use crate::causal::Causal;
 use crate::freshness;
 use crate::inventory::{HOSTS_NAME, Inventory};
 use crate::process_tree::Tree;
@@ -32,6 +33,7 @@ use crate::views::Made;
 pub(crate) struct Slot {
     live: OnceLock<BTreeMap<String, Rows>>,
     record: OnceLock<RecordSnapshot>,
+    notices: Mutex<Vec<String>>,
 }
 
 /// The rows of one relation: some of its columns.
@@ -50,6 +52,8 @@ pub(crate) struct Wanted {
     pub(crate) columns: BTreeSet<usize>,
     /// Any so many rows are enough.
     pub(crate) limit: Option<u64>,
+    /// Left out at ticks that the workers do not hold.
+    pub(crate) optional: bool,
 }
 
 impl Wanted {
@@ -76,6 +80,37 @@ impl Slot {
     /// Puts in the record, once.
     pub(crate) fn fill_record(&self, snapshot: RecordSnapshot) -> Result<()> {
         self.record.set(snapshot).map_err(|_| DataFusionError::Internal("a snapshot is filled once".into()))
+    }
+
+    /// Something that a person should be told beside the rows.
+    pub(crate) fn notice(&self, notice: String) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if !notices.contains(&notice) {
+            notices.push(notice);
+        }
+    }
+
+    /// All that is to be told, behind what is told anyway.
+    pub(crate) fn note(&self, note: Option<String>) -> Option<String> {
+        let notices = std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner));
+        let all: Vec<String> = note.into_iter().chain(notices).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Leaves out what need not be read: the workers do not hold the tick.
+    pub(crate) fn leave_out(&self, live: &mut Vec<Wanted>) {
+        live.retain(|wanted| !wanted.optional);
+        self.notice("the workers do not hold the alerts of this tick: an alert_id is not looked up".into());
+    }
+
+    /// The tick of the record that was put in; 0 without one.
+    pub(crate) fn tick(&self) -> u64 {
+        self.record.get().map_or(0, |record| record.tick)
+    }
+
+    /// The alerts, if they were read.
+    pub(crate) fn alerts(&self) -> Option<Vec<RecordBatch>> {
+        self.live.get()?.get(ALERTS).map(|rows| rows.batches.clone())
     }
 
     fn batches(&self, info: &RelationInfo, projection: &[usize]) -> Result<Vec<RecordBatch>> {
@@ -140,14 +175,14 @@ pub(crate) fn catalog(
 pub(crate) fn wanted(plan: &LogicalPlan) -> Result<Vec<Wanted>> {
     let mut found: Vec<Wanted> = Vec::new();
     plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && let Some(scan) = one(scan)
-        {
+        let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
+        for scan in one(scan).into_iter().chain(alerts_of(scan)) {
             match found.iter_mut().find(|other| other.info.name == scan.info.name) {
                 None => found.push(scan),
                 Some(other) => {
                     other.columns.extend(scan.columns);
                     other.limit = other.limit.zip(scan.limit).map(|(a, b)| a.max(b));
+                    other.optional &= scan.optional;
                 }
             }
         }
@@ -157,17 +192,25 @@ pub(crate) fn wanted(plan: &LogicalPlan) -> Result<Vec<Wanted>> {
 }
 
 fn one(scan: &TableScan) -> Option<Wanted> {
-    if Tree::of(scan).is_some() {
+    if Tree::of(scan).is_some() || Causal::of(scan).is_some() {
         // Its lookups read what they need when the query runs.
         let info = weir_dataflow::relation(Recorded::Events.name())?.clone();
-        return Some(Wanted { info, columns: BTreeSet::new(), limit: None });
+        return Some(Wanted { info, columns: BTreeSet::new(), limit: None, optional: false });
     }
     let info = source_as_provider(&scan.source).ok()?.downcast_ref::<Table>()?.info.clone();
     let columns = match &scan.projection {
         Some(columns) => columns.iter().copied().collect(),
         None => (0..info.schema.fields().len()).collect(),
     };
-    Some(Wanted { info, columns, limit: scan.fetch.map(|rows| rows as u64) })
+    Some(Wanted { info, columns, limit: scan.fetch.map(|rows| rows as u64), optional: false })
+}
+
+/// The alerts that a question of the causal graph begins at: all columns.
+fn alerts_of(scan: &TableScan) -> Option<Wanted> {
+    let causal = Causal::of(scan)?;
+    let info = weir_dataflow::relation(ALERTS)?.clone();
+    let columns = (0..info.schema.fields().len()).collect();
+    Some(Wanted { info, columns, limit: None, optional: causal.needs_no_alerts() })
 }
 
 #[derive(Debug)]
@@ -219,6 +262,7 @@ impl TableProvider for Table {
     }
 }
 
+const ALERTS: &str = "alerts";
 /// The schema (in PostgreSQL's sense) that holds the relations.
 pub(crate) const SCHEMA: &str = "public";
 /// The catalog that holds the schema: the database's name.
@@ -244,6 +288,10 @@ pub(crate) fn rebind(plan: LogicalPlan, binding: &Binding<'_>) -> Result<Logical
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         if let Some(tree) = Tree::of(&scan) {
             scan.source = tree.on(slot);
+            return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
+        }
+        if let Some(causal) = Causal::of(&scan) {
+            scan.source = causal.on(slot);
             return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
         }
         // A catalog tells of the relations as they are when the query runs, not as they were when it was prepared.

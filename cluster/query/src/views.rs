@@ -306,7 +306,7 @@ impl Engine {
         for name in self.state.resolve_table_references(parsed)? {
             let ours = name.schema().is_none_or(|schema| schema == crate::tables::SCHEMA);
             let inside = name.schema().is_some_and(|schema| crate::catalog::is_table(schema, name.table()));
-            let tree = name.table() == crate::inventory::PROCESS_TREE && self.inventory.is_some();
+            let tree = crate::inventory::is_function(name.table()) && self.inventory.is_some();
             if inside || (ours && tree) {
                 continue;
             }

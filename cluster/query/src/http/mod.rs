@@ -126,6 +126,9 @@ fn body(answer: &Answer, shown_max: Option<usize>) -> Result<Value, SqlError> {
     if let Some(note) = &answer.note {
         body["note"] = note.as_str().into();
     }
+    if let Some(notice) = &answer.note {
+        body["notice"] = notice.as_str().into();
+    }
     Ok(body)
 }
 

@@ -19,7 +19,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use weir_archive::{Archive, Part, Piece, Position, Record, Store, Table, Tail, TailRequest, Writer, outside_schema};
 use weir_config::QueryLimits;
 use weir_dataflow::{
-    Admission, Arrived, Command, EngineOptions, Feed, FeedStep, Intake, Taken, Tick, ViewSettings, gather, run, schema_of,
+    Admission, Arrived, Command, EngineOptions, Feed, FeedStep, Intake, RULE_FORMAT, RuleFile, RuleMatching, RuleOrigin, Rules,
+    Taken, Tick, ViewSettings, gather, run, schema_of,
 };
 use weir_query::{RecordOptions, Running, ServeOptions, serve};
 use weir_schema::{
@@ -254,9 +255,12 @@ impl Feed for Script {
     }
 }
 
-fn feed(chain: &Chain, worker: usize) -> Box<dyn Feed> {
+fn feed(chain: &Chain, worker: usize, rules: Option<&str>) -> Box<dyn Feed> {
+    let file = |text: &str| RuleFile { name: "rules.yaml".into(), text: text.into(), origin: RuleOrigin::Loaded };
+    let rules = rules.map(|text| Rules { format: RULE_FORMAT, matching: RuleMatching::All, files: vec![file(text)] });
+    let first: Vec<Command> = [Command::Configure(SETTINGS)].into_iter().chain(rules.map(Command::SetRules)).collect();
     let tick = |(place, (tick, frames)): (usize, &(u64, Vec<StampedFrame>))| {
-        let commands = if place == 0 { vec![Command::Configure(SETTINGS)] } else { vec![] };
+        let commands = if place == 0 { first.clone() } else { vec![] };
         Tick { tick: *tick, commands, frames: arrived(place, frames, &|log| log == worker) }
     };
     Box::new(Script(chain.iter().enumerate().map(tick).collect()))
@@ -278,11 +282,16 @@ impl Drop for Node {
 impl Node {
     /// Runs until the last tick of the chain is closed.
     pub async fn start(name: &str, chain: &Chain, record: Option<Record>) -> Self {
+        Self::start_with(name, chain, record, None).await
+    }
+
+    /// The same, with a file of rules in force.
+    pub async fn start_with(name: &str, chain: &Chain, record: Option<Record>, rules: Option<&str>) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-past-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let socket = dir.join("engine.sock");
         let options = EngineOptions::alone(2, socket.clone());
-        let feeds = vec![feed(chain, 0), feed(chain, 1)];
+        let feeds = vec![feed(chain, 0, rules), feed(chain, 1, rules)];
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();
         let record = record.map(|record| RecordOptions { record, searches_max: 2 });
