@@ -20,6 +20,7 @@ use weir_loadtest::chaos::{self, ChaosOptions};
 use weir_loadtest::death::{self, DeathOptions};
 use weir_loadtest::fleet::FleetOptions;
 use weir_loadtest::outage::{self, Outage, OutageOptions};
+use weir_loadtest::peers::{self, Peer, PeersOptions, Shape};
 use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
@@ -141,6 +142,42 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Answer the same questions over the same files with Weir and with other systems, side by side
+    #[command(
+        after_help = "Example:\n  weir-loadtest peers --events 1000000 --rounds 3 --peers loop,duckdb,polars --out loadtest/results\n\nPython packages come from PyPI into a virtual environment below --dir. A peer that cannot be made ready is\nleft out, and the table says why. Exit code 1 when two answers differ."
+    )]
+    Peers {
+        /// Events of each input
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+        events: u64,
+        /// Runs of each; the median counts
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Beside Weir
+        #[arg(long, value_delimiter = ',', default_value = "loop,duckdb,polars,flink,pathway")]
+        peers: Vec<Peer>,
+        /// Inputs
+        #[arg(long, value_delimiter = ',', default_value = "plain")]
+        shapes: Vec<Shape>,
+        /// Threads of each peer but the loop
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+        workers: u16,
+        /// Of the input
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Where the table and the picture go
+        #[arg(long, value_name = "DIR", default_value = "loadtest/results")]
+        out: PathBuf,
+        /// Inputs, environment and logs are kept here [default: a temporary directory, removed at the end]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Written below the table, such as what else the machine did
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// The one-thread loop that `peers` runs, a process of its own
+    #[command(hide = true)]
+    PeersLoop { query: String, shape: Shape, input: PathBuf, answer: PathBuf },
     /// Drive agents, nodes, journals and the chain through faults in one process, many worlds by seed
     #[command(
         after_help = "Examples:\n  weir-loadtest simulate --seeds 1000\n  weir-loadtest simulate --seed 17      what a failure says"
@@ -255,6 +292,16 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let report = chaos::run(&weir_program()?, dir, options, |line| eprintln!("{line}")).await?;
             eprintln!("{report}");
             anyhow::ensure!(report.is_exact(), "the cluster differs from the fleet's books (seed {seed})");
+        }
+        Command::Peers { events, rounds, peers, shapes, workers, seed, out, dir, note } => {
+            let scratch = tempfile::Builder::new().prefix("weir-peers-").tempdir()?;
+            let dir = dir.unwrap_or_else(|| scratch.path().to_owned());
+            let options = PeersOptions { events, rounds, peers, shapes, workers: workers.into(), seed, out, dir, note };
+            let weir = weir_program()?;
+            tokio::task::spawn_blocking(move || peers::run(&weir, &options, |line| eprintln!("{line}"))).await??;
+        }
+        Command::PeersLoop { query, shape, input, answer } => {
+            tokio::task::spawn_blocking(move || peers::run_loop(&query, shape, &input, &answer)).await??;
         }
         Command::Simulate { seeds, first, seed, threads } => {
             let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
