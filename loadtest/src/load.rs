@@ -242,7 +242,9 @@ impl fmt::Display for Report {
         if fleet.restarts > 0 {
             let mut sorted = fleet.welcomed_ms.clone();
             sorted.sort_by(f64::total_cmp);
-            writeln!(f, "started anew     {} agents; start to welcome {}", fleet.restarts, two(&sorted))?;
+            // One that starts anew again, or ends, before a node has welcomed it has no time of its own.
+            let welcomes = if sorted.is_empty() { "not seen".to_owned() } else { two(&sorted) };
+            writeln!(f, "started anew     {} agents; start to welcome {welcomes}", fleet.restarts)?;
         }
         for (part, used) in ["fleet and probes", "nodes", "workers"].iter().zip(self.used) {
             let Some(Used { cpu_s, peak_bytes }) = used else { continue };
