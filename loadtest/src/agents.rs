@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use weir_config::{BatchLimits, ClientTls, TransportChoice};
 use weir_edge::batch::Batcher;
 use weir_schema::{Epoch, Event, Host, Name};
-use weir_transport::{Client, ClientConfig, Dialer, ca};
+use weir_transport::{Client, ClientConfig, ClientStats, Dialer, ca};
 
 /// Where agents send, and who they are.
 #[derive(Clone)]
@@ -59,6 +59,11 @@ impl SimAgent {
         Ok(Self { client, batcher: Batcher::new(host, epoch, BATCH) })
     }
 
+    /// What its session has done.
+    pub fn stats(&self) -> ClientStats {
+        self.client.stats()
+    }
+
     /// Takes one event; sends what is full. Waits while the session has no room.
     pub async fn tell(&mut self, event: &Event, now: Instant) -> anyhow::Result<()> {
         for frame in self.batcher.push(event, now)? {
@@ -86,14 +91,15 @@ impl SimAgent {
         Ok(begun.elapsed())
     }
 
-    /// Sends what is left, waits until all is acknowledged, and says good-bye.
-    pub async fn finish(mut self, within: Duration) -> anyhow::Result<()> {
+    /// Sends what is left, waits until all is acknowledged, and says good-bye. What its session has done.
+    pub async fn finish(mut self, within: Duration) -> anyhow::Result<ClientStats> {
         for frame in self.batcher.finish()? {
             self.client.send(frame).await?;
         }
         self.client.flush(std::time::Instant::now() + within).await?;
+        let stats = self.client.stats();
         self.client.close().await;
-        Ok(())
+        Ok(stats)
     }
 }
 

@@ -15,11 +15,11 @@ use weir_schema::Host;
 use weir_transport::Dialer;
 
 use crate::agents::{SimAgent, Target, random_epoch};
-use crate::bench::{number, probe_event, wait_until_counted};
 use crate::fleet::{Books, FleetOptions};
 use crate::local::process::{children, signal};
 use crate::local::setup::{Setup, TENANT};
 use crate::local::{self, LocalCluster};
+use crate::probe::{number, probe_event, wait_until_counted};
 use crate::runner::{self, now_ns};
 
 /// What is done.
@@ -98,7 +98,7 @@ async fn acks(target: Target, node: usize, ends: watch::Receiver<bool>) -> anyho
     let mut agent = SimAgent::start(&target, "acks", host, random_epoch(), node)?;
     let mut at = Vec::new();
     while !*ends.borrow() {
-        agent.acked(&probe_event(now_ns(), at.len() as u64), WITHIN).await?;
+        agent.acked(&probe_event(now_ns(), at.len() as u64, 443), WITHIN).await?;
         at.push(Instant::now());
         tokio::time::sleep(PAUSE).await;
     }

@@ -135,9 +135,7 @@ impl Fleet {
     pub fn new(options: FleetOptions) -> Self {
         let mut random = Random(options.seed | 1);
         let hosts: Vec<SimHost> = (0..options.hosts).map(|index| SimHost::new(index, &mut random)).collect();
-        // Samples come once a second of every actor and host; the rest of the rate is shared by actions.
-        let samples = (hosts.len() * (ACTORS_PER_HOST + 1)) as f64;
-        let actions = ((options.rate as f64 - samples).max(1.0) / EVENTS_PER_ACTION).max(0.5);
+        let step_ns = step_ns(options.rate, hosts.len());
         Self {
             random,
             hosts,
@@ -145,7 +143,7 @@ impl Fleet {
             closing: HashMap::new(),
             connections: 0,
             next_ns: options.start_ns,
-            step_ns: (SECOND_NS as f64 / actions) as i64,
+            step_ns,
             rate: options.rate,
             samples_due_ns: options.start_ns + SECOND_NS,
             texts: Texts {
@@ -170,15 +168,26 @@ impl Fleet {
 
     /// The first event of every host: its start and its addresses.
     pub fn start(&mut self, now_ns: i64, mut tell: impl FnMut(usize, Event)) {
-        for (index, host) in self.hosts.iter().enumerate() {
-            let fields = Fields {
-                addresses: Some(format!("[\"{}\"]", host.address).into()),
-                detail: Some("{\"agent_version\":\"simulated\",\"mode\":\"simulated\"}".into()),
-                ..Fields::default()
-            };
-            tell(index, Event { time: now_ns, kind: Kind::HostStart, process: None, container: None, fields });
-            self.books.events += 1;
+        for index in 0..self.hosts.len() {
+            self.agent_starts(index, now_ns, &mut tell);
         }
+    }
+
+    /// What the agent of a host says first, each time it starts.
+    pub fn agent_starts(&mut self, index: usize, now_ns: i64, mut tell: impl FnMut(usize, Event)) {
+        let fields = Fields {
+            addresses: Some(format!("[\"{}\"]", self.hosts[index].address).into()),
+            detail: Some("{\"agent_version\":\"simulated\",\"mode\":\"simulated\"}".into()),
+            ..Fields::default()
+        };
+        tell(index, Event { time: now_ns, kind: Kind::HostStart, process: None, container: None, fields });
+        self.books.events += 1;
+    }
+
+    /// From now on so many events a second.
+    pub fn set_rate(&mut self, rate: u64) {
+        self.rate = rate;
+        self.step_ns = step_ns(rate, self.hosts.len());
     }
 
     /// Acts up to `now_ns` and tells every event with the index of the host that saw it.
@@ -357,6 +366,13 @@ impl Fleet {
     pub fn rate(&self) -> u64 {
         self.rate
     }
+}
+
+/// Samples come once a second of every actor and host; the rest of the rate is shared by actions.
+fn step_ns(rate: u64, hosts: usize) -> i64 {
+    let samples = (hosts * (ACTORS_PER_HOST + 1)) as f64;
+    let actions = ((rate as f64 - samples).max(1.0) / EVENTS_PER_ACTION).max(0.5);
+    (SECOND_NS as f64 / actions) as i64
 }
 
 impl Connection {

@@ -18,11 +18,13 @@ use weir_loadtest::agents::Target;
 use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::chaos::{self, ChaosOptions};
 use weir_loadtest::death::{self, DeathOptions};
-use weir_loadtest::fleet::FleetOptions;
+use weir_loadtest::load::{self, LoadOptions, OwnCluster, Report};
 use weir_loadtest::outage::{self, Outage, OutageOptions};
+use weir_loadtest::peers::{self, Peer, PeersOptions, Shape};
 use weir_loadtest::record::{self, RecordOptions, Recorded};
 use weir_loadtest::replay::{self, Recording, ReplayOptions};
 use weir_loadtest::runner;
+use weir_loadtest::scenario::Scenario;
 use weir_loadtest::simulate::{self, SimulateOptions};
 use weir_transport::Dialer;
 
@@ -39,23 +41,46 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send the events of a simulated fleet
-    #[command(after_help = "Example:\n  weir-loadtest fleet --node 127.0.0.1:7443 --ca ca --hosts 60 --rate 2000 --seconds 60")]
+    /// Send the events of a simulated fleet through a scenario, and report what came of them
+    #[command(
+        after_help = "Examples:\n  weir-loadtest fleet --node 127.0.0.1:7443 --ca ca --hosts 60 --rate 2000 --seconds 60\n  weir-loadtest fleet --own-cluster --scenario churn --rate 20000 --seconds 50\n  weir-loadtest fleet --own-cluster --find-max --p99-ms 500 --rate 20000 --seconds 10\n\nExit code 1 when the fleet's books and what the cluster has differ."
+    )]
     Fleet {
         #[command(flatten)]
         target: TargetArguments,
         /// Simulated hosts
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 60, value_parser = positive)]
         hosts: usize,
-        /// Events a second of the whole fleet
+        /// Events a second of the whole fleet, on average
         #[arg(long, default_value_t = 2_000)]
         rate: u64,
-        /// How long
+        /// How long; with --find-max, each trial
         #[arg(long, default_value_t = 60)]
         seconds: u64,
         /// Everything random comes from it
         #[arg(long, default_value_t = 42)]
         seed: u64,
+        /// What it goes through
+        #[arg(long, value_enum, default_value = "steady")]
+        scenario: Scenario,
+        /// SQL of one of the nodes, such as postgres://weir@127.0.0.1:7432/weir: adds freshness, counts and losses
+        #[arg(long, value_name = "URL", conflicts_with = "own_cluster")]
+        sql: Option<String>,
+        /// Start a cluster on this machine for it, instead of --node: adds CPU and memory of its parts
+        #[arg(long)]
+        own_cluster: bool,
+        /// Nodes of that cluster
+        #[arg(long, default_value_t = 1, value_parser = positive, requires = "own_cluster")]
+        cluster_nodes: usize,
+        /// Workers per node of that cluster
+        #[arg(long, default_value_t = 1, value_parser = positive, requires = "own_cluster")]
+        workers: usize,
+        /// Find the highest rate that holds --p99-ms, to a tenth, from --rate on
+        #[arg(long, requires = "own_cluster")]
+        find_max: bool,
+        /// Event to visible row, in every view that is watched
+        #[arg(long, default_value_t = 500, requires = "find_max")]
+        p99_ms: u32,
     },
     /// Send a recording (JSON lines), one simulated agent per host in it
     #[command(after_help = "Example:\n  weir-loadtest replay --node 127.0.0.1:7443 --ca ca recording.jsonl")]
@@ -141,8 +166,45 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Answer the same questions over the same files with Weir and with other systems, side by side
+    #[command(
+        after_help = "Example:\n  weir-loadtest peers --events 1000000 --rounds 3 --peers loop,duckdb,polars --out loadtest/results\n\nPython packages come from PyPI into a virtual environment below --dir. A peer that cannot be made ready is\nleft out, and the table says why. Exit code 1 when two answers differ."
+    )]
+    Peers {
+        /// Events of each input
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+        events: u64,
+        /// Runs of each; the median counts
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+        rounds: u32,
+        /// Beside Weir
+        #[arg(long, value_delimiter = ',', default_value = "loop,duckdb,polars,flink,pathway")]
+        peers: Vec<Peer>,
+        /// Inputs
+        #[arg(long, value_delimiter = ',', default_value = "plain")]
+        shapes: Vec<Shape>,
+        /// Threads of each peer but the loop
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+        workers: u16,
+        /// Of the input
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Where the table and the picture go
+        #[arg(long, value_name = "DIR", default_value = "loadtest/results")]
+        out: PathBuf,
+        /// Inputs, environment and logs are kept here [default: a temporary directory, removed at the end]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Written below the table, such as what else the machine did
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// The one-thread loop that `peers` runs, a process of its own
+    #[command(hide = true)]
+    PeersLoop { query: String, shape: Shape, input: PathBuf, answer: PathBuf },
     /// Drive agents, nodes, journals and the chain through faults in one process, many worlds by seed
     #[command(
+        visible_alias = "sim",
         after_help = "Examples:\n  weir-loadtest simulate --seeds 1000\n  weir-loadtest simulate --seed 17      what a failure says"
     )]
     Simulate {
@@ -222,15 +284,35 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Fleet { target, hosts, rate, seconds, seed } => {
-            let options = FleetOptions { hosts, rate, seed, start_ns: 0 };
-            let fleet = runner::start(options, target.into()).await?;
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            let books = fleet.stop().await?;
-            eprintln!(
-                "{} events acknowledged: {} connections, {} refused, {} still open",
-                books.events, books.connections, books.refused, books.open
-            );
+        Command::Fleet {
+            target,
+            hosts,
+            rate,
+            seconds,
+            seed,
+            scenario,
+            sql,
+            own_cluster,
+            cluster_nodes,
+            workers,
+            find_max,
+            p99_ms,
+        } => {
+            let options = LoadOptions { scenario, hosts, rate, lasts: Duration::from_secs(seconds), seed };
+            let say = |line: &str| eprintln!("{line}");
+            if !own_cluster {
+                let report = Box::pin(load::run(&target.into(), sql.as_deref(), &[], options, say)).await?;
+                return report_load(&report);
+            }
+            let program = weir_program()?;
+            let own = OwnCluster { program: &program, nodes: cluster_nodes, workers };
+            if !find_max {
+                return report_load(&Box::pin(load::run_own(own, options, say)).await?);
+            }
+            let (search, best) = Box::pin(load::find_max(own, options, p99_ms.into(), say)).await?;
+            let best = best.with_context(|| format!("no rate holds {p99_ms} ms: {search:?}"))?;
+            eprintln!("{} events/s hold a p99 of {p99_ms} ms, {} do not", best.options.rate, search.broke.unwrap_or(0));
+            report_load(&best)?;
         }
         Command::Replay { target, file, as_recorded, region } => replay_file(target.into(), file, as_recorded, region).await?,
         Command::Bench { hosts, rate, seconds, nodes, workers } => {
@@ -256,6 +338,16 @@ async fn run(command: Command) -> anyhow::Result<()> {
             eprintln!("{report}");
             anyhow::ensure!(report.is_exact(), "the cluster differs from the fleet's books (seed {seed})");
         }
+        Command::Peers { events, rounds, peers, shapes, workers, seed, out, dir, note } => {
+            let scratch = tempfile::Builder::new().prefix("weir-peers-").tempdir()?;
+            let dir = dir.unwrap_or_else(|| scratch.path().to_owned());
+            let options = PeersOptions { events, rounds, peers, shapes, workers: workers.into(), seed, out, dir, note };
+            let weir = weir_program()?;
+            tokio::task::spawn_blocking(move || peers::run(&weir, &options, |line| eprintln!("{line}"))).await??;
+        }
+        Command::PeersLoop { query, shape, input, answer } => {
+            tokio::task::spawn_blocking(move || peers::run_loop(&query, shape, &input, &answer)).await??;
+        }
         Command::Simulate { seeds, first, seed, threads } => {
             let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
             simulate_seeds(&match seed {
@@ -275,6 +367,16 @@ fn weir_program() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("weir");
     anyhow::ensure!(program.exists(), "{} is not there: build it with `cargo build --release --bin weir`", program.display());
     Ok(program)
+}
+
+fn report_load(report: &Report) -> anyhow::Result<()> {
+    eprintln!("{report}");
+    anyhow::ensure!(report.is_exact(), "the cluster differs from the fleet's books");
+    Ok(())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "give a number from 1 on".to_owned())
 }
 
 fn report_death(seen: &death::Seen) -> anyhow::Result<()> {

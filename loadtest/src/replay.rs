@@ -90,7 +90,7 @@ pub async fn run(mut recording: Recording, options: &ReplayOptions, target: &Tar
             for event in &events {
                 agent.tell(event, Instant::now()).await?;
             }
-            agent.finish(FINISH_WITHIN).await
+            agent.finish(FINISH_WITHIN).await.map(|_| ())
         }));
     }
     for sent in sending {
