@@ -35,8 +35,20 @@ impl RunningFleet {
 
 /// Starts the fleet: `start_ns` of the options is replaced by now.
 pub async fn start(options: FleetOptions, target: Target) -> anyhow::Result<RunningFleet> {
+    start_with(options, target, None).await
+}
+
+/// Starts the fleet; after this time it plays its intrusion.
+pub async fn start_with(
+    options: FleetOptions,
+    target: Target,
+    intrusion_after: Option<Duration>,
+) -> anyhow::Result<RunningFleet> {
     let options = FleetOptions { start_ns: now_ns(), ..options };
     let mut fleet = Fleet::new(options);
+    if let Some(after) = intrusion_after {
+        fleet.intrude(options.start_ns.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX)));
+    }
     let mut agents = Vec::with_capacity(options.hosts);
     for (index, host) in fleet.hosts().iter().enumerate() {
         agents.push(SimAgent::start(&target, host.region, host.host.clone(), random_epoch(), index)?);
