@@ -185,5 +185,7 @@ fn a_change_says_which_alerts_it_opens_and_silences() {
     assert!(code == Some(1) && told.contains("wrong.yaml:3") && told.contains("nothing is changed"), "{told}");
     let (code, _, told) = ask(&["--drop", "nothing.yaml"]);
     assert!(code == Some(1) && told.contains("no rule file is named"), "{told}");
+    let (code, _, told) = ask(&[&write("chain.sql", "CREATE RULE x AS SEQUENCE")]);
+    assert!(code == Some(1) && told.contains("sequence rules (.sql) cannot be tried out"), "{told}");
     assert_eq!(ask(&[]).0, Some(2), "a change must be named");
 }

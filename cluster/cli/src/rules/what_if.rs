@@ -66,7 +66,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         after = chained::after(&after, &RulesChange::Drop(names))?;
     }
     if !arguments.paths.is_empty() {
-        after = chained::after(&after, &RulesChange::Load(chained::read_files(&arguments.paths, RuleOrigin::Loaded)?))?;
+        let files = chained::read_files(&arguments.paths, RuleOrigin::Loaded)?;
+        anyhow::ensure!(
+            !files.is_empty(),
+            "no rule file is named: sequence rules (.sql) cannot be tried out before they are made"
+        );
+        after = chained::after(&after, &RulesChange::Load(files))?;
     }
     if before.rules().files == after.rules().files {
         eprintln!("the rules would be as they are");
