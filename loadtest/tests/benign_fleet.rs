@@ -57,6 +57,7 @@ fn the_rules_that_ship_find_nothing_but_the_intrusion() {
     let (events, books) = told(42, 20, 25, Some(begin));
     assert_eq!(events.len() as u64, books.events);
     let expected = [
+        "Account in use asked below a web server",
         "Everything allowed on a program in a scratch directory",
         "Password hashes read by an unusual program",
         "Program below a web server run from a scratch directory",

@@ -64,7 +64,7 @@ pub(super) static APPS: [Habits; 10] = [
         port: 443,
         // Its image was never made to run as somebody else.
         uid: 0,
-        tools: &[probe("/usr/bin/curl", "curl -fsS http://127.0.0.1/healthz")],
+        tools: SERVICE_TOOLS,
         files: &[
             ("/etc/nginx/mime.types", READ),
             ("/usr/share/nginx/html/index.html", READ),

