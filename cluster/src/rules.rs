@@ -192,6 +192,16 @@ pub fn in_force(config: &NodeConfig, runtime: &Handle) -> Result<Rulebook, Error
     Ok(ChainView::open(config, runtime)?.catch_up()?.rules.book().clone())
 }
 
+/// The files as they would be after a change, which nobody is asked for; an error says why it would be refused.
+pub fn after(before: &Rulebook, change: &RulesChange) -> Result<Rulebook, Error> {
+    let mut next = before.clone();
+    match next.change(change) {
+        RulesOutcome::Changed => compile(next.rules(), before.rules(), change).map(|_| next),
+        RulesOutcome::Unchanged => Ok(next),
+        refused => Err(Error::Rules(told(&refused))),
+    }
+}
+
 fn ask(view: &mut ChainView, change: RulesChange, stop: impl Fn() -> bool) -> Result<RulesChanged, Error> {
     let state = view.catch_up()?;
     let before = state.rules.book();

@@ -2,12 +2,22 @@
 //!
 //! Pure: time goes in, events come out. Both ends of every connection are told, each by its own host, with mirrored initial
 //! sequence numbers, as kernels would. Every batch of the fleet is marked `simulated`.
+//!
+//! What it does by itself is harmless (`habits.rs`): the detection rules that ship find nothing in it. A small intrusion is played on
+//! request (`intrusion.rs`).
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use weir_schema::{BootId, Container, Event, Fields, Host, Kind, Process, Text};
+
+use habits::{APPS, Habits};
+
+mod habits;
+mod intrusion;
+
+pub use intrusion::INTRUSION_LASTS_NS;
 
 /// What to simulate.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +47,8 @@ pub struct Fleet {
     rate: u64,
     samples_due_ns: i64,
     texts: Texts,
+    /// What is to be told, by time and host; empty but for an intrusion.
+    script: VecDeque<(usize, Event)>,
     books: Books,
 }
 
@@ -71,7 +83,7 @@ pub struct SimHost {
 struct Actor {
     process: Arc<Process>,
     container: Arc<Container>,
-    port: u16,
+    habits: &'static Habits,
 }
 
 struct Connection {
@@ -99,30 +111,10 @@ pub const REGIONS: [(&str, &str); 6] = [
     ("azure", "azure-eastus"),
 ];
 
-/// Apps, the image they run, and the port they serve.
-const APPS: [(&str, &str, &str, u16); 10] = [
-    ("frontend", "registry.example/frontend:4.2", "/usr/sbin/nginx", 443),
-    ("api", "registry.example/api:1.18", "/app/api", 8080),
-    ("auth", "registry.example/auth:2.0", "/app/auth", 8443),
-    ("payments", "registry.example/payments:7.1", "/app/payments", 9000),
-    ("ledger", "registry.example/ledger:3.3", "/usr/bin/java", 9100),
-    ("search", "registry.example/search:0.9", "/app/search", 9200),
-    ("postgres", "registry.example/postgres:16", "/usr/lib/postgresql/16/bin/postgres", 5432),
-    ("cache", "registry.example/cache:7", "/usr/bin/redis-server", 6379),
-    ("queue", "registry.example/queue:3", "/opt/queue/bin/server", 9092),
-    ("build", "registry.example/build:11", "/usr/bin/make", 8000),
-];
-
-const FILES: [&str; 6] =
-    ["/etc/passwd", "/etc/hosts", "/var/log/app.log", "/tmp/upload.part", "/etc/ssl/certs/ca.pem", "/data/segment.0"];
-const TOOLS: [(&str, &str); 4] =
-    [("/bin/sh", "sh -c date"), ("/usr/bin/curl", "curl -s localhost"), ("/bin/cat", "cat /proc/loadavg"), ("/usr/bin/id", "id")];
-
 struct Texts {
     tcp: Text,
     outward: Text,
     inward: Text,
-    files: Vec<Text>,
 }
 
 const ACTORS_PER_HOST: usize = 6;
@@ -146,12 +138,8 @@ impl Fleet {
             step_ns,
             rate: options.rate,
             samples_due_ns: options.start_ns + SECOND_NS,
-            texts: Texts {
-                tcp: "tcp".into(),
-                outward: "out".into(),
-                inward: "in".into(),
-                files: FILES.iter().map(|&file| file.into()).collect(),
-            },
+            texts: Texts { tcp: "tcp".into(), outward: "out".into(), inward: "in".into() },
+            script: VecDeque::new(),
             books: Books::default(),
         }
     }
@@ -199,6 +187,7 @@ impl Fleet {
             self.next_ns += self.step_ns;
         }
         self.close_due(now_ns, &mut tell);
+        self.play(now_ns, &mut tell);
         if now_ns >= self.samples_due_ns {
             self.sample(now_ns, &mut tell);
             self.samples_due_ns = now_ns + SECOND_NS;
@@ -217,12 +206,11 @@ impl Fleet {
     fn connect(&mut self, at: i64, tell: &mut impl FnMut(usize, Event)) {
         let client = self.end();
         let server = self.end();
-        let port = self.hosts[server.host].actors[server.actor].port;
-        let source = &mut self.hosts[client.host];
-        source.port = source.port.checked_add(1).unwrap_or(FIRST_PORT).max(FIRST_PORT);
+        let port = self.hosts[server.host].actors[server.actor].habits.port;
+        let source_port = self.hosts[client.host].next_port();
         let fields = Fields {
-            src_ip: Some(source.address.clone()),
-            src_port: Some(source.port),
+            src_ip: Some(self.hosts[client.host].address.clone()),
+            src_port: Some(source_port),
             dst_ip: Some(self.hosts[server.host].address.clone()),
             dst_port: Some(port),
             proto: Some(self.texts.tcp.clone()),
@@ -281,21 +269,28 @@ impl Fleet {
 
     fn run_tool(&mut self, at: i64, tell: &mut impl FnMut(usize, Event)) {
         let end = self.end();
-        let (exe, cmdline) = TOOLS[self.random.below(TOOLS.len() as u64) as usize];
         let life = 2_000_000 + self.random.below(200_000_000) as i64;
+        let pick = self.random.next() as usize;
         let host = &mut self.hosts[end.host];
-        host.pid += 1;
+        let pid = host.next_pid();
         let actor = &host.actors[end.actor];
+        let tool = &actor.habits.tools[pick % actor.habits.tools.len()];
+        let exe = tool.exe;
+        // A probe is the container runtime's child, and not the app's.
+        let (ppid, parent_start_ns, parent_exe) = match tool.parent {
+            Some(exe) => (RUNTIME_PID, None, Some(exe.into())),
+            None => (actor.process.pid, Some(actor.process.start_ns), actor.process.exe.clone()),
+        };
         let process = Arc::new(Process {
-            pid: host.pid,
+            pid,
             start_ns: at as u64,
-            ppid: Some(actor.process.pid),
-            parent_start_ns: Some(actor.process.start_ns),
+            ppid: Some(ppid),
+            parent_start_ns,
             exe: Some(exe.into()),
             comm: exe.rsplit('/').next().map(Into::into),
-            cmdline: Some(cmdline.into()),
-            uid: Some(1000),
-            parent_exe: actor.process.exe.clone(),
+            cmdline: Some(tool.cmdline.into()),
+            uid: actor.process.uid,
+            parent_exe,
             ..Process::default()
         });
         let container = Some(actor.container.clone());
@@ -310,8 +305,10 @@ impl Fleet {
 
     fn open_file(&mut self, at: i64, tell: &mut impl FnMut(usize, Event)) {
         let end = self.end();
-        let file = self.texts.files[self.random.below(FILES.len() as u64) as usize].clone();
-        let fields = Fields { path: Some(file), flags: Some(0o100_001), result: Some(0), ..Fields::default() };
+        let pick = self.random.next() as usize;
+        let files = self.hosts[end.host].actors[end.actor].habits.files;
+        let (path, flags) = files[pick % files.len()];
+        let fields = Fields { path: Some(path.into()), flags: Some(flags), result: Some(0), ..Fields::default() };
         self.tell(end, at, Kind::Open, fields, tell);
     }
 
@@ -417,6 +414,16 @@ impl SimHost {
         }
     }
 
+    fn next_port(&mut self) -> u16 {
+        self.port = self.port.checked_add(1).unwrap_or(FIRST_PORT).max(FIRST_PORT);
+        self.port
+    }
+
+    fn next_pid(&mut self) -> u32 {
+        self.pid += 1;
+        self.pid
+    }
+
     /// The name of its agent.
     pub fn agent(&self) -> &str {
         &self.host.host
@@ -425,7 +432,8 @@ impl SimHost {
 
 impl Actor {
     fn new(host: usize, slot: usize, random: &mut Random) -> Self {
-        let (app, image, exe, port) = APPS[(host + slot) % APPS.len()];
+        let habits = &APPS[(host + slot) % APPS.len()];
+        let Habits { app, image, exe, uid, .. } = *habits;
         let container_id = (0..4).map(|_| format!("{:016x}", random.next())).collect::<String>();
         let pid = 1_000 + slot as u32;
         Self {
@@ -436,7 +444,7 @@ impl Actor {
                 exe: Some(exe.into()),
                 comm: exe.rsplit('/').next().map(Into::into),
                 cmdline: Some(exe.into()),
-                uid: Some(1000),
+                uid: Some(uid),
                 net_ns: Some(4_026_532_000 + slot as u32),
                 cgroup: Some(format!("/kubepods/burstable/pod{host}-{slot}/{container_id}").into()),
                 ..Process::default()
@@ -450,7 +458,7 @@ impl Actor {
                 workload: Some(app.into()),
                 container_id: Some(container_id.into()),
             }),
-            port,
+            habits,
         }
     }
 }
@@ -477,6 +485,8 @@ impl Random {
 
 const FIRST_PORT: u16 = 20_000;
 const CONNECTION_REFUSED: i32 = 111;
+/// The container runtime of every simulated host.
+const RUNTIME_PID: u32 = 900;
 
 #[cfg(test)]
 mod tests {

@@ -80,7 +80,18 @@ pub async fn start(options: FleetOptions, target: Target) -> anyhow::Result<Runn
 /// Starts a fleet that goes through a scenario.
 pub async fn start_scenario(options: FleetOptions, scenario: Scenario, target: Target) -> anyhow::Result<RunningFleet> {
     let options = FleetOptions { start_ns: now_ns(), ..options };
-    let fleet = Fleet::new(options);
+    run(Fleet::new(options), options, scenario, target)
+}
+
+/// Starts a steady fleet; after this time it plays its intrusion.
+pub async fn start_intruded(options: FleetOptions, target: Target, after: Duration) -> anyhow::Result<RunningFleet> {
+    let options = FleetOptions { start_ns: now_ns(), ..options };
+    let mut fleet = Fleet::new(options);
+    fleet.intrude(options.start_ns.saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX)));
+    run(fleet, options, Scenario::Steady, target)
+}
+
+fn run(fleet: Fleet, options: FleetOptions, scenario: Scenario, target: Target) -> anyhow::Result<RunningFleet> {
     let mut agents = Vec::with_capacity(options.hosts);
     for (index, host) in fleet.hosts().iter().enumerate() {
         agents.push(SimAgent::start(&target, host.region, host.host.clone(), random_epoch(), index)?);

@@ -1,4 +1,4 @@
-//! `weir rules`: what a rule file means to Weir, what its rules find in a recording, and which rules a cluster runs.
+//! `weir rules`: what a rule file means to Weir, what its rules find in a recording, which rules a cluster runs, and what others would do.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,6 +12,10 @@ use weir_rules::{AttackTable, Coverage, EventFields, Matcher, Matching, Pipeline
 use weir_schema::{parse_line, write_time};
 
 use crate::token::CONFIG;
+
+mod difference;
+mod recorded;
+mod what_if;
 
 /// Arguments of `weir rules`.
 #[derive(Debug, clap::Args)]
@@ -70,6 +74,12 @@ enum Command {
         #[arg(value_name = "PATH", default_value = "config/rules")]
         paths: Vec<PathBuf>,
     },
+    /// What a change of the rules would have done to the alerts of the last hour, or of a recording
+    #[command(
+        name = "what-if",
+        after_help = "Examples:\n  weir rules what-if --config config/examples/node.toml --since 24h my_exceptions.yaml\n  weir rules what-if --events recording.jsonl --rules /etc/falco/rules.d my_exceptions.yaml\n\nThe files are taken as `weir rules load` would take them, over the rules in force or those of --rules, and refused for the same reasons.\nBoth sets of rules judge the same events; hits are grouped into alerts as the cluster does. An alert opens if only the changed rules have it,\nfalls silent if only the others have it, and changes if it has other events. Nothing is changed in the cluster.\nIn the cluster a rule that says something else begins anew: its alerts are withdrawn, and events of the past are not judged again.\nLate and imported events and sequence rules (CREATE RULE) are left out."
+    )]
+    WhatIf(what_if::Arguments),
     /// Put rule files into force in a running cluster
     #[command(
         after_help = "Example:\n  weir rules load --config config/examples/node.toml /etc/falco/rules.d\n\nA file takes the place of one of the same name, else it comes behind those that are there. Files that are wrong, alone or with those in\nforce, are refused with place and cure, and nothing is changed. Alerts of rules that say something else now are withdrawn."
@@ -123,6 +133,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             let (own, stock) = (load(&paths, &pipeline)?, load(&stock, &pipeline)?);
             coverage(&own, &stock, &table, layer.as_deref())
         }
+        Command::WhatIf(arguments) => what_if::run(&arguments),
         Command::Load { config, paths } => change(&config, RulesChange::Load(chained::read_files(&paths, RuleOrigin::Loaded)?)),
         Command::Drop { config, names } => {
             change(&config, RulesChange::Drop(names.iter().map(|name| name.as_str().into()).collect()))

@@ -125,7 +125,8 @@ fn csv_line(cells: &[Option<String>]) -> String {
     cells.collect::<Vec<_>>().join(",") + "\n"
 }
 
-fn in_plain_words(failed: tokio_postgres::Error) -> anyhow::Error {
+/// What the server said.
+pub(crate) fn in_plain_words(failed: tokio_postgres::Error) -> anyhow::Error {
     match failed.as_db_error() {
         Some(told) => anyhow::anyhow!("{} ({})", told.message(), told.code().code()),
         None => failed.into(),

@@ -13,6 +13,19 @@ const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 /// Generous: a debug build on a busy machine.
 const WITHIN: Duration = Duration::from_secs(90);
 
+/// What the rules say of the intrusion that the fleet plays.
+const INTRUSION: [&str; 9] = [
+    "Account in use asked below a web server",
+    "Everything allowed on a program in a scratch directory",
+    "Password hashes read by an unusual program",
+    "Program below a web server run from a scratch directory",
+    "Program fetched from a bare address into a scratch directory",
+    "Shell started by a web server",
+    "download_and_run",
+    "dropped_made_executable_run_calls_out",
+    "web_shell_calls_out",
+];
+
 struct Demo {
     child: Child,
     sql: String,
@@ -122,6 +135,12 @@ fn a_demo_answers_ends_and_is_rebuilt_from_its_log() {
     // Snapshots are consistent: no connection is open and closed, none is counted twice.
     let doubled = "select count(*) - count(distinct connection_id) from connections";
     assert_eq!(demo.sql(doubled).lines().nth(1), Some("0"));
+
+    // The rules that ship, sequences too, find the intrusion that is played, on its host, and nothing else in the fleet.
+    let found = "select rule, host from alerts where host like 'sim-%' order by rule";
+    demo.sql_until(&format!("select count(*) from ({found}) as found"), |n| n >= INTRUSION.len() as i64);
+    let expected: String = INTRUSION.iter().map(|rule| format!("{rule},sim-aws-eu-west-1-000\n")).collect();
+    assert_eq!(demo.sql(found), format!("rule,host\n{expected}"));
 
     // What is wrong is said, with its SQLSTATE, and disturbs nothing.
     for (statement, code) in [("select * from nowhere", "42P01"), ("selec 1", "42601"), ("drop table events", "0A000")] {

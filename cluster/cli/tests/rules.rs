@@ -105,3 +105,87 @@ fn coverage_is_a_table_and_a_layer() {
     let output = weir(&["coverage", stock.to_str().unwrap()]);
     assert!(!output.status.success() && text(&output.stderr).contains("--attack FILE"), "{output:?}");
 }
+
+/// Two programs read the accounts, on two hosts; one of them is the backup's. A shell runs beside them.
+const READERS: &str = r#"{"kind":"open","time":"2026-11-23T16:00:00Z","host":"web-7","pid":72,"ppid":7,"comm":"cat","exe":"/bin/cat","path":"/etc/shadow","flags":0,"result":0}
+{"kind":"open","time":"2026-11-23T16:01:00Z","host":"web-7","pid":73,"ppid":7,"comm":"cat","exe":"/bin/cat","path":"/etc/shadow","flags":0,"result":0}
+{"kind":"open","time":"2026-11-23T16:00:30Z","host":"db-1","pid":80,"ppid":8,"comm":"backup","exe":"/opt/backup","path":"/etc/shadow","flags":0,"result":0}
+{"kind":"exec","time":"2026-11-23T16:00:40Z","host":"db-1","pid":81,"ppid":8,"comm":"sh","exe":"/bin/sh","path":"/bin/sh","result":0}
+no event
+"#;
+
+const ACCOUNTS: &str = "
+- rule: Accounts are read
+  desc: d
+  condition: evt.type in (open, openat) and evt.is_open_read=true and fd.name=/etc/shadow
+  output: \"%proc.name read %fd.name\"
+  priority: WARNING
+- rule: Shell
+  desc: d
+  condition: evt.type=execve and proc.name=bash
+  output: shell
+  priority: INFO
+";
+
+#[test]
+fn a_change_says_which_alerts_it_opens_and_silences() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let (events, rules) = (write("events.jsonl", READERS), write("rules.yaml", ACCOUNTS));
+    let exception = write(
+        "exception.yaml",
+        "- rule: Accounts are read\n  exceptions:\n    - name: backup\n      fields: [proc.name]\n      values: [[backup]]\n  override:\n    exceptions: append\n",
+    );
+    let ask = |arguments: &[&str]| {
+        let output = weir(&[&["what-if", "--events", &events, "--rules", &rules], arguments].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    // An exception silences the one alert that it is about.
+    let (code, said, told) = ask(&[&exception, "--json"]);
+    assert_eq!(code, Some(0), "{told}");
+    let silenced: serde_json::Value = serde_json::from_str(&said).expect("exactly one alert differs");
+    let of = |key: &str| silenced[key].as_str().unwrap_or_default().to_owned();
+    assert_eq!((of("change"), of("rule"), of("host")), ("silenced".into(), "Accounts are read".into(), "db-1".into()));
+    assert_eq!(
+        (of("output"), of("event"), of("time")),
+        ("backup read /etc/shadow".into(), "3".into(), "2026-11-23T16:00:30Z".into())
+    );
+    assert_eq!((&silenced["events_before"], &silenced["events_after"]), (&1.into(), &0.into()));
+    assert!(
+        told.contains("events.jsonl:5: skipped") && told.contains("4 events: 0 alerts would open, 1 fall silent, 0 change"),
+        "{told}"
+    );
+    // A changed rule opens another; the file has the name of the one that it takes the place of.
+    let other = folder.path().join("new");
+    std::fs::create_dir(&other).unwrap();
+    let changed = other.join("rules.yaml");
+    std::fs::write(&changed, ACCOUNTS.replace("proc.name=bash", "proc.name in (bash, sh)")).unwrap();
+    let (code, said, told) = ask(&[changed.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{told}");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = said.lines().map(words).collect();
+    assert!(lines.contains(&"Shell Informational 0 1 1 0 0".to_owned()), "{said}");
+    assert!(lines.contains(&"Accounts are read Warning 2 2 0 0 0".to_owned()), "{said}");
+    assert!(lines.contains(&"opened 2026-11-23T16:00:40Z db-1 Shell 1 shell".to_owned()), "{said}");
+    // What goes takes its alerts along; what is as it was changes nothing.
+    let (code, said, told) = ask(&["--drop", "rules.yaml"]);
+    assert!(code == Some(0) && told.contains("0 alerts would open, 2 fall silent"), "{said}{told}");
+    let (code, _, told) = ask(&[&rules]);
+    assert!(
+        code == Some(0) && told.contains("would be as they are") && told.contains("0 alerts would open, 0 fall silent, 0 change"),
+        "{told}"
+    );
+    // What would be refused is refused here.
+    let wrong = write("wrong.yaml", "- rule: w\n  desc: d\n  condition: evt.type =\n  output: o\n  priority: INFO\n");
+    let (code, _, told) = ask(&[&wrong]);
+    assert!(code == Some(1) && told.contains("wrong.yaml:3") && told.contains("nothing is changed"), "{told}");
+    let (code, _, told) = ask(&["--drop", "nothing.yaml"]);
+    assert!(code == Some(1) && told.contains("no rule file is named"), "{told}");
+    let (code, _, told) = ask(&[&write("chain.sql", "CREATE RULE x AS SEQUENCE")]);
+    assert!(code == Some(1) && told.contains("sequence rules (.sql) cannot be tried out"), "{told}");
+    assert_eq!(ask(&[]).0, Some(2), "a change must be named");
+}

@@ -46,6 +46,16 @@ const MORE: &str = "
   priority: WARNING
 ";
 
+const EXCEPTION: &str = "
+- rule: Accounts are read
+  exceptions:
+    - name: cat
+      fields: [proc.name]
+      values: [[cat]]
+  override:
+    exceptions: append
+";
+
 async fn connect(cluster: &LocalCluster, node: usize) -> Client {
     let port = cluster.addresses[node].sql.port();
     let config = format!("host=127.0.0.1 port={port} user=weir dbname=weir");
@@ -158,6 +168,19 @@ async fn rules_run_in_the_cluster_and_alerts_are_a_relation() {
     // Evidence are events of the record.
     let evidence = "SELECT count(*) FROM events AS e JOIN alerts AS a ON strpos(a.evidence, e.event_id) > 0";
     until(&client, evidence, "3").await;
+
+    // What an exception would do is asked of the record; nothing is changed by it.
+    let exception = scratch.path().join("exception.yaml");
+    std::fs::write(&exception, EXCEPTION).unwrap();
+    let url = format!("postgres://weir@{}/weir", cluster.addresses[0].sql);
+    let (code, told) = weir(&["what-if", "--config", &at, "--url", &url, "--json", exception.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("0 alerts would open, 1 fall silent, 0 change"), "{told}");
+    assert!(told.contains("\"change\":\"silenced\"") && told.contains("\"output\":\"cat read /etc/shadow\""), "{told}");
+    let exists =
+        format!("SELECT count(*) FROM events WHERE strpos('{}', event_id) > 0 AND path = '/etc/shadow'", told.replace('\'', ""));
+    assert_eq!(ask(&client, &exists).await, "1", "it names its event");
+    assert_eq!(ask(&client, "SELECT count(*) FROM alerts WHERE state = 'withdrawn'").await, "0");
 
     // Nothing of it is lost when the nodes are killed, before a checkpoint or behind one.
     let all = "SELECT * FROM alerts ORDER BY alert_id";

@@ -50,7 +50,7 @@ impl Spotter {
             self.scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
                 hits += 1;
                 let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
-                let key = subject_key(place, &batch.host.boot_id, event);
+                let key = subject_key(&place.tenant, &place.host, &batch.host.boot_id, event);
                 let subject = || subject(rules, rule, key, place, &batch.host.boot_id, event);
                 let known = groups.entry((rule, key)).or_default();
                 let hit = Hit { moment, lost };
@@ -102,9 +102,9 @@ fn add(
 }
 
 /// What repeats are grouped by: the container; else the session of processes, which a login or a service begins; else the parent.
-fn subject_key(place: &Place, boot: &BootId, event: &Event) -> u128 {
+pub fn subject_key(tenant: &str, host: &str, boot: &BootId, event: &Event) -> u128 {
     let mut bytes = Vec::with_capacity(128);
-    for part in [&*place.tenant, &*place.host] {
+    for part in [tenant, host] {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part.as_bytes());
     }

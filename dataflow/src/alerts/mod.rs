@@ -28,11 +28,12 @@ mod tests;
 pub(crate) use attack::{tactics, techniques};
 pub(crate) use compiled::{Compiled, InForce, RuleHead, json};
 pub(crate) use group::HostGroups;
+pub use hits::subject_key;
 pub(crate) use hits::{Admitted, Spotter};
 pub(crate) use operator::{AlertCounts, AlertOptions, alerts};
 
 /// Hits of one alert lie at most so far apart: an attack's steps do, and a rule that fires all day is one alert.
-pub(crate) const WINDOW_MS: u64 = 300_000;
+pub const WINDOW_MS: u64 = 300_000;
 /// How long an alert is shown after its last evidence: a day, for the people who look into it.
 pub(crate) const KEEP_MS: u64 = 86_400_000;
 /// Event ids told of one alert, the earliest; the count goes on.
@@ -40,4 +41,4 @@ pub(crate) const EVIDENCE_MAX: usize = 16;
 /// Alerts kept of one host. Beyond it the longest settled goes; where none is settled, hits that begin a new one are counted only.
 pub(crate) const PER_HOST_MAX: usize = 4_096;
 /// Bytes of a summary: a rule's output may print a command line of any length.
-pub(crate) const SUMMARY_BYTES_MAX: usize = 4_096;
+pub const SUMMARY_BYTES_MAX: usize = 4_096;

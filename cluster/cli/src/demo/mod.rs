@@ -167,7 +167,7 @@ async fn start(config: &DemoConfig, data: &Data) -> anyhow::Result<Started> {
                 tenant: setup::TENANT.to_owned(),
                 dialer: Some(Dialer::default()),
             };
-            Some(runner::start(options, target).await?)
+            Some(runner::start_intruded(options, target, INTRUSION_AFTER).await?)
         }
     };
     Ok(Started { addresses, cluster, agent, fleet })
@@ -178,3 +178,5 @@ fn progress(what: &str) {
 }
 
 const FLEET_SEED: u64 = 42;
+/// Long enough for everything to be up, short enough to be seen.
+const INTRUSION_AFTER: Duration = Duration::from_secs(20);
