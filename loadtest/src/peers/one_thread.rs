@@ -310,10 +310,9 @@ impl Query for Containers {
     }
 
     fn rows(self) -> Vec<String> {
-        let line = |(id, u): (&Box<[u8]>, &Use)| {
-            format!("{},{},{},{},{}", String::from_utf8_lossy(id), u.cpu, u.samples, u.cpu_max, u.mem_max)
-        };
-        self.used.iter().map(line).collect()
+        let line =
+            |id: &[u8], u: &Use| format!("{},{},{},{},{}", String::from_utf8_lossy(id), u.cpu, u.samples, u.cpu_max, u.mem_max);
+        self.used.iter().map(|(id, u)| line(id, u)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ impl Browser {
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let (tell, messages) = channel();
+        let (tell, messages) = sync_channel(1_024);
         std::thread::spawn(move || {
             let parts = BufReader::new(output).split(0);
             for message in parts.map_while(Result::ok).filter_map(|part| serde_json::from_slice(&part).ok()) {
