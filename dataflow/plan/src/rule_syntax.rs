@@ -265,7 +265,15 @@ pub(crate) fn word(tokens: &[Token], at: usize, expected: &str) -> bool {
 /// The tokens as SQL again.
 pub(crate) fn text(tokens: &[Token]) -> String {
     let words = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_) | Token::EOF));
-    words.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    words.map(written).collect::<Vec<_>>().join(" ")
+}
+
+/// A token as SQL again. The tokens are read without unescaping, but for `E'…'`: of that the value is known, not how it was written.
+pub(crate) fn written(token: &Token) -> String {
+    match token {
+        Token::EscapedStringLiteral(value) => format!("'{}'", value.replace('\'', "''")),
+        other => other.to_string(),
+    }
 }
 
 /// The parts between commas.
