@@ -13,7 +13,7 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use datafusion_common::Result;
+use datafusion_common::{Result, internal_err};
 use datafusion_expr::{ColumnarValue, Operator};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
@@ -30,9 +30,10 @@ pub(crate) fn lift(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<d
         && is_text(schema, *column)
     {
         let field = schema.field(*column).clone();
-        let over_one = over_first(&expr)?;
+        let over_one = over(&expr, &column_at(field.name(), 0))?;
+        let column = column_at(field.name(), *column);
         let schema = Arc::new(Schema::new(vec![field]));
-        return Ok(Arc::new(Lifted { expr, over_one, column: *column, schema, known: Mutex::default() }));
+        return Ok(Arc::new(Lifted { expr, over_one, column, schema, known: Mutex::default() }));
     }
     if let Some(compared) = Compared::of(&expr, schema) {
         return Ok(Arc::new(compared));
@@ -54,12 +55,20 @@ fn columns_of(expr: &Arc<dyn PhysicalExpr>, columns: &mut Vec<usize>) {
     expr.children().into_iter().for_each(|child| columns_of(child, columns));
 }
 
-/// The expression over a batch of its one column alone.
-fn over_first(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
-    if let Some(column) = expr.downcast_ref::<Column>() {
-        return Ok(Arc::new(Column::new(column.name(), 0)));
+fn column_at(name: &str, index: usize) -> Arc<dyn PhysicalExpr> {
+    Arc::new(Column::new(name, index))
+}
+
+fn index_of(column: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    column.downcast_ref::<Column>().map(Column::index)
+}
+
+/// The expression, which reads one column, over another column instead.
+fn over(expr: &Arc<dyn PhysicalExpr>, column: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+    if expr.downcast_ref::<Column>().is_some() {
+        return Ok(Arc::clone(column));
     }
-    let children = expr.children().into_iter().map(over_first).collect::<Result<Vec<_>>>()?;
+    let children = expr.children().into_iter().map(|child| over(child, column)).collect::<Result<Vec<_>>>()?;
     if children.is_empty() { Ok(Arc::clone(expr)) } else { Arc::clone(expr).with_new_children(children) }
 }
 
@@ -67,7 +76,8 @@ fn over_first(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
 struct Lifted {
     expr: Arc<dyn PhysicalExpr>,
     over_one: Arc<dyn PhysicalExpr>,
-    column: usize,
+    /// Told as a child, because CASE gives its parts a batch of the columns that they name, and new places of them.
+    column: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
     /// The last dictionary, and the result for each of its values; behind them the one for NULL.
     known: Mutex<Option<(ArrayRef, ArrayRef)>>,
@@ -102,7 +112,8 @@ impl PhysicalExpr for Lifted {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let text = batch.column(self.column).as_any().downcast_ref::<DictionaryArray<UInt32Type>>();
+        let column = index_of(&self.column).map(|column| batch.column(column));
+        let text = column.and_then(|column| column.as_any().downcast_ref::<DictionaryArray<UInt32Type>>());
         let worth = text.filter(|text| text.values().len() <= text.len());
         // A value that no row uses may fail: then each row is asked, so that only rows that fail do.
         let Some((text, results)) = worth.and_then(|text| Some((text, self.per_value(text.values())?))) else {
@@ -112,11 +123,17 @@ impl PhysicalExpr for Lifted {
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![]
+        vec![&self.column]
     }
 
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(self)
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let [column] = children.as_slice() else { return internal_err!("a lifted expression is over one column") };
+        let expr = over(&self.expr, column)?;
+        if index_of(column).is_none() {
+            return Ok(expr);
+        }
+        let (over_one, schema) = (Arc::clone(&self.over_one), Arc::clone(&self.schema));
+        Ok(Arc::new(Self { expr, over_one, column: Arc::clone(column), schema, known: Mutex::default() }))
     }
 
     fn fmt_sql(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,11 +243,18 @@ impl PhysicalExpr for Compared {
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![]
+        self.expr.children()
     }
 
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(self)
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let columns = [children.first().and_then(index_of), children.get(1).and_then(index_of)];
+        let expr = Arc::clone(&self.expr).with_new_children(children)?;
+        match columns {
+            [Some(left), Some(right)] => {
+                Ok(Arc::new(Self { expr, columns: [left, right], equal: self.equal, known: Mutex::default() }))
+            }
+            _ => Ok(expr),
+        }
     }
 
     fn fmt_sql(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,6 +336,9 @@ mod tests {
                 col("s").eq(col("t")),
                 col("s").not_eq(col("t")).and(col("n").gt(lit(0_i64)).or(col("t").is_null())),
                 weir_plan::when(col("s").eq(lit("a")), lit(1_i64)).otherwise(lit(-1_i64)).unwrap(),
+                // CASE gives its parts a batch of only the columns that they name.
+                weir_plan::when(col("t").eq(lit("a")), col("n")).when(col("t").eq(col("s")), lit(7_i64)).end().unwrap(),
+                weir_plan::when(col("t").like(lit("%a%")), lit(1_i64)).when(col("n").gt(lit(1_i64)), lit(2_i64)).end().unwrap(),
                 number("s") + col("n"),
                 col("t").like(lit("%a%")),
             ] {
