@@ -1,11 +1,12 @@
 //! Joins: which conditions are their keys, which go down to one side, and what is left to be tried on pairs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use datafusion_common::{JoinType, NullEquality, ScalarValue};
-use datafusion_expr::logical_plan::{Join, JoinConstraint};
-use datafusion_expr::utils::split_conjunction;
-use datafusion_expr::{BinaryExpr, Expr, Operator, ident, lit};
+use datafusion_expr::logical_plan::{Filter, Join, JoinConstraint};
+use datafusion_expr::utils::{conjunction, split_conjunction};
+use datafusion_expr::{BinaryExpr, Expr, LogicalPlan, Operator, ident, lit};
 
 use crate::lower::{Lowered, is_keyed, is_over, node, over, refused};
 use crate::{AggregateCall, AggregateFunc, Error, JoinKind, MARK};
@@ -25,6 +26,28 @@ pub(crate) fn inner(join: &Join, passing: Vec<Expr>) -> Result<Lowered, Error> {
     }
     let (to_the_left, to_the_right) = (node(&join.left, to_left)?, node(&join.right, to_right)?);
     joined(join, JoinKind::Inner, (to_the_left, to_the_right), both)
+}
+
+/// The join whose side that keeps all of its rows, or is all that is put out, is asked those conditions first that are over it alone;
+/// and the other conditions. None where there are no such.
+pub(crate) fn with_conditions_below(join: &Join, passing: &[Expr]) -> Result<Option<(Join, Vec<Expr>)>, Error> {
+    let side = match join.join_type {
+        _ if join.null_equality != NullEquality::NullEqualsNothing => return Ok(None),
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => &join.left,
+        JoinType::Right => &join.right,
+        _ => return Ok(None),
+    };
+    let (below, above): (Vec<Expr>, Vec<Expr>) =
+        passing.iter().cloned().partition(|condition| is_keyed(condition, side.schema()));
+    let Some(condition) = conjunction(below) else { return Ok(None) };
+    let filter = Filter::try_new(condition, Arc::clone(side)).map_err(|source| Error::Sql(Box::new(source)))?;
+    let filtered = Arc::new(LogicalPlan::Filter(filter));
+    let mut join = join.clone();
+    match join.join_type {
+        JoinType::Right => join.right = filtered,
+        _ => join.left = filtered,
+    }
+    Ok(Some((join, above)))
 }
 
 pub(crate) fn outer(join: &Join) -> Result<Lowered, Error> {

@@ -15,6 +15,7 @@ mod joins;
 mod lower;
 mod over;
 mod plan;
+mod product;
 mod prune;
 mod ranking;
 mod rule;

@@ -13,7 +13,9 @@ use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, SortExpr, ident, lit};
 
 use crate::window::Windowed;
-use crate::{AggregateCall, AggregateFunc, Error, Plan, Recomputed, clock, grouping, joins, over, ranking, set_operation};
+use crate::{
+    AggregateCall, AggregateFunc, Error, Plan, Recomputed, clock, grouping, joins, over, product, ranking, set_operation,
+};
 
 /// Lowers a whole SELECT: the result's columns are named as the SELECT names them.
 pub(crate) fn lower(plan: &LogicalPlan) -> Result<Plan, Error> {
@@ -50,7 +52,10 @@ pub(crate) fn node(plan: &LogicalPlan, passing: Vec<Expr>) -> Result<Lowered, Er
             passing.extend(split_conjunction(&filter.predicate).into_iter().cloned());
             node(&filter.input, passing)
         }
-        LogicalPlan::Join(join) if join.join_type == JoinType::Inner => joins::inner(join, passing),
+        LogicalPlan::Join(join) if join.join_type == JoinType::Inner => product::lower(join, passing),
+        LogicalPlan::Join(join) if let Some((join, passing)) = joins::with_conditions_below(join, &passing)? => {
+            node(&LogicalPlan::Join(join), passing)
+        }
         LogicalPlan::TableScan(scan) if let Some(windowed) = Windowed::of(scan) => windowed.lower(plan.schema(), passing),
         // A subquery's conditions are about the windows that it stands for.
         LogicalPlan::SubqueryAlias(alias) if matches!(alias.input.as_ref(), LogicalPlan::TableScan(scan) if Windowed::of(scan).is_some()) =>
