@@ -1,6 +1,9 @@
 //! Arrow values as PostgreSQL fields (text and binary) and as JSON.
 //!
-//! Types without a PostgreSQL counterpart here (decimals, lists, intervals …) travel as text, as Arrow writes them.
+//! Types without a PostgreSQL counterpart here (intervals, lists of lists …) travel as text, as Arrow writes them.
+
+mod list;
+mod numeric;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -27,6 +30,11 @@ enum Column {
     Time(ArrayRef),
     LocalTime(ArrayRef),
     Date(ArrayRef),
+    /// As text.
+    Numeric(ArrayRef),
+    Bytes(ArrayRef),
+    /// The lists, all their elements, and the type of these.
+    List(ArrayRef, Box<Column>, Type),
 }
 
 /// The PostgreSQL type of a column.
@@ -41,6 +49,9 @@ pub(crate) fn pg_type(data_type: &DataType) -> Type {
         DataType::Timestamp(_, Some(_)) => Type::TIMESTAMPTZ,
         DataType::Timestamp(_, None) => Type::TIMESTAMP,
         DataType::Date32 | DataType::Date64 => Type::DATE,
+        DataType::Decimal128(..) | DataType::Decimal256(..) => Type::NUMERIC,
+        DataType::Binary => Type::BYTEA,
+        DataType::List(element) => list::type_of(&pg_type(element.data_type())).unwrap_or(Type::TEXT),
         _ => Type::TEXT,
     }
 }
@@ -57,6 +68,9 @@ pub(crate) fn type_name(data_type: &DataType) -> &'static str {
         Type::TIMESTAMPTZ => "timestamp with time zone",
         Type::TIMESTAMP => "timestamp without time zone",
         Type::DATE => "date",
+        Type::NUMERIC => "numeric",
+        Type::BYTEA => "bytea",
+        _ if matches!(data_type, DataType::List(_)) && pg_type(data_type) != Type::TEXT => "ARRAY",
         _ => "text",
     }
 }
@@ -130,6 +144,12 @@ impl Column {
             Type::TIMESTAMPTZ => Self::Time(to(&nanos(Some("UTC")))?),
             Type::TIMESTAMP => Self::LocalTime(to(&nanos(None))?),
             Type::DATE => Self::Date(to(&DataType::Date32)?),
+            Type::NUMERIC => Self::Numeric(text(array)?),
+            Type::BYTEA => Self::Bytes(array.clone()),
+            _ if let (Some(lists), true) = (array.as_list_opt::<i32>(), pg_type(array.data_type()) != Type::TEXT) => {
+                let element = pg_type(&lists.value_type());
+                Self::List(array.clone(), Box::new(Self::new(lists.values())?), element)
+            }
             _ => Self::Text(text(array)?),
         })
     }
@@ -145,13 +165,20 @@ impl Column {
             | Self::Float64(array)
             | Self::Time(array)
             | Self::LocalTime(array)
-            | Self::Date(array) => array,
+            | Self::Date(array)
+            | Self::Numeric(array)
+            | Self::Bytes(array)
+            | Self::List(array, ..) => array,
         }
     }
 
     fn text(&self, row: usize, out: &mut Vec<u8>) {
         let text = match self {
-            Self::Text(array) => return out.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
+            Self::Text(array) | Self::Numeric(array) => {
+                return out.extend_from_slice(array.as_string::<i32>().value(row).as_bytes());
+            }
+            Self::List(lists, elements, _) => return list::text(lists.as_list(), elements, row, out),
+            Self::Bytes(array) => hex(array.as_binary::<i32>().value(row)),
             Self::Bool(array) => if array.as_boolean().value(row) { "t" } else { "f" }.to_owned(),
             Self::Int16(array) => array.as_primitive::<Int16Type>().value(row).to_string(),
             Self::Int32(array) => array.as_primitive::<Int32Type>().value(row).to_string(),
@@ -173,6 +200,9 @@ impl Column {
     fn binary(&self, row: usize, out: &mut Vec<u8>) {
         match self {
             Self::Text(array) => out.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
+            Self::Numeric(array) => numeric::binary(array.as_string::<i32>().value(row), out),
+            Self::Bytes(array) => out.extend_from_slice(array.as_binary::<i32>().value(row)),
+            Self::List(lists, elements, element) => list::binary(lists.as_list(), elements, element, row, out),
             Self::Bool(array) => out.push(u8::from(array.as_boolean().value(row))),
             Self::Int16(array) => out.extend_from_slice(&array.as_primitive::<Int16Type>().value(row).to_be_bytes()),
             Self::Int32(array) => out.extend_from_slice(&array.as_primitive::<Int32Type>().value(row).to_be_bytes()),
@@ -202,7 +232,8 @@ impl Column {
             Self::Float32(array) => array.as_primitive::<Float32Type>().value(row).into(),
             Self::Float64(array) => array.as_primitive::<Float64Type>().value(row).into(),
             Self::Time(array) => rfc3339(array.as_primitive::<TimestampNanosecondType>().value(row)).into(),
-            Self::Text(_) | Self::LocalTime(_) | Self::Date(_) => {
+            Self::List(lists, elements, _) => list::places(lists.as_list(), row).map(|place| elements.json(place)).collect(),
+            Self::Text(_) | Self::LocalTime(_) | Self::Date(_) | Self::Numeric(_) | Self::Bytes(_) => {
                 let mut text = Vec::new();
                 self.text(row, &mut text);
                 String::from_utf8_lossy(&text).into_owned().into()
@@ -219,6 +250,10 @@ fn text(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let formatter = ArrayFormatter::try_new(array, &options)?;
     let values = (0..array.len()).map(|row| (!array.is_null(row)).then(|| formatter.value(row).to_string()));
     Ok(std::sync::Arc::new(values.collect::<arrow::array::StringArray>()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold("\\x".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn float(value: f64, plain: impl FnOnce() -> String) -> String {
@@ -268,7 +303,10 @@ const DAY_S: i64 = 86_400;
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{BooleanArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
+    use arrow::array::{
+        BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, TimestampNanosecondArray,
+    };
+    use arrow::datatypes::Int64Type;
 
     use super::*;
 
@@ -307,5 +345,33 @@ mod tests {
         assert!(binary[0].data.ends_with(&[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0]));
         let json = serde_json::to_string(&json_rows(&batch).unwrap()).unwrap();
         assert_eq!(json, r#"[["a",true,-7,null,"2000-01-01T00:00:00.000000000Z"],[null,null,null,null,null]]"#);
+    }
+
+    #[test]
+    fn numbers_bytes_and_arrays_are_written_as_postgresql_writes_them() {
+        let decimal = Decimal128Array::from(vec![-1_234_i128]).with_precision_and_scale(10, 2).unwrap();
+        let list = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None, Some(-3)])]);
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("d", Arc::new(decimal)), ("b", Arc::new(BinaryArray::from_vec(vec![b"\x00\xff"]))), ("l", Arc::new(list))];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let types: Vec<Type> = batch.schema().fields().iter().map(|field| pg_type(field.data_type())).collect();
+        assert_eq!(types, [Type::NUMERIC, Type::BYTEA, Type::INT8_ARRAY]);
+        let text = data_rows(&batch, &[FieldFormat::Text; 3]).unwrap();
+        let mut expected = Vec::new();
+        for value in ["-12.34", "\\x00ff", "{1,NULL,-3}"] {
+            expected.extend_from_slice(&(value.len() as i32).to_be_bytes());
+            expected.extend_from_slice(value.as_bytes());
+        }
+        assert_eq!(text[0].data, expected);
+        let json = serde_json::to_string(&json_rows(&batch).unwrap()).unwrap();
+        assert_eq!(json, r#"[["-12.34","\\x00ff",[1,null,-3]]]"#);
+        let words = Column::new(&(Arc::new(StringArray::from(vec!["a b", "", "q\"", "null", "x"])) as ArrayRef)).unwrap();
+        let offsets = arrow::buffer::OffsetBuffer::from_lengths([5, 0]);
+        let field = Arc::new(arrow::datatypes::Field::new_list_field(DataType::Utf8, true));
+        let lists = ListArray::new(field, offsets, words.array().clone(), None);
+        let mut out = Vec::new();
+        list::text(&lists, &words, 0, &mut out);
+        list::text(&lists, &words, 1, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), r#"{"a b","","q\"","null",x}{}"#);
     }
 }

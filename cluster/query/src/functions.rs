@@ -1,13 +1,23 @@
-//! Functions that clients ask of a PostgreSQL server when they connect: constants here.
+//! What SQL here has beside DataFusion's own: functions that clients ask of a PostgreSQL server when they connect, constants here, and addresses.
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::scalar::ScalarValue;
+use weir_plan::{InetPlanner, inet_functions};
 
-/// All of them.
-pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
+/// The session, with all of them.
+pub(crate) fn added(builder: SessionStateBuilder) -> SessionStateBuilder {
+    let mut builder = builder.with_type_planner(Arc::new(InetPlanner));
+    builder.scalar_functions().get_or_insert_default().extend(constants().into_iter().chain(inet_functions()));
+    // Before DataFusion's own, which know the operators of addresses for other types.
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(InetPlanner));
+    builder
+}
+
+fn constants() -> Vec<Arc<ScalarUDF>> {
     let constants = [
         ("version", concat!("PostgreSQL 15.0 (Weir ", env!("CARGO_PKG_VERSION"), ")")),
         ("current_database", crate::tables::CATALOG),

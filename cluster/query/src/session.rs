@@ -127,7 +127,7 @@ impl Engine {
         options.sql_parser.map_string_types_to_utf8view = false;
         options.execution.time_zone = Some("UTC".into());
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
-        builder.scalar_functions().get_or_insert_default().extend(functions::all());
+        builder = functions::added(builder);
         let subscriptions = Subscriptions::start(node, live.clone(), limits.subscriptions_max, views.clone());
         let (state, views) = (Arc::new(builder.build()), ViewsOf::new(views));
         let mut engine = Self { live, past, inventory: None, limits, state, views, subscriptions };

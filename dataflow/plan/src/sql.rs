@@ -9,13 +9,14 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, TableReference, not_impl_err, plan_err};
-use datafusion_expr::planner::{ContextProvider, ExprPlanner};
+use datafusion_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF};
 use datafusion_sql::parser::{DFParser, Statement};
 use datafusion_sql::planner::{ParserOptions, SqlToRel};
 use datafusion_sql::sqlparser::ast::Statement as Ast;
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 
+use crate::inet::{InetPlanner, inet_functions};
 use crate::lower::lower;
 use crate::window::{Windowed, is_window, relation_of};
 use crate::{Error, Plan, SchemaOf};
@@ -46,7 +47,7 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(crate) fn new(relations: &'a dyn SchemaOf) -> Self {
         let mut scalars = HashMap::new();
-        for function in datafusion_functions::all_default_functions() {
+        for function in datafusion_functions::all_default_functions().into_iter().chain(inet_functions()) {
             for name in function.aliases().iter().cloned().chain([function.name().to_owned()]) {
                 scalars.insert(name, Arc::clone(&function));
             }
@@ -64,6 +65,7 @@ impl<'a> Context<'a> {
             }
         }
         let planners: Vec<Arc<dyn ExprPlanner>> = vec![
+            Arc::new(InetPlanner),
             Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
             Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
             Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
@@ -121,6 +123,10 @@ impl ContextProvider for Context<'_> {
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         &self.planners
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(InetPlanner))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {

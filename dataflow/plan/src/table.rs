@@ -9,12 +9,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::DataFusionError;
 use datafusion_sql::parser::{DFParser, Statement};
 use datafusion_sql::sqlparser::ast::{
-    ColumnOption, CreateTable, CreateTableOptions, DataType as SqlType, Expr, HiveDistributionStyle, Ident, PrimaryKeyConstraint,
-    Statement as Ast, TableConstraint, TimezoneInfo,
+    ColumnOption, CreateTable, CreateTableOptions, DataType as SqlType, ExactNumberInfo, Expr, HiveDistributionStyle, Ident,
+    PrimaryKeyConstraint, Statement as Ast, TableConstraint, TimezoneInfo,
 };
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 
 use crate::Error;
+use crate::inet::is_inet;
 
 /// The columns of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,20 +160,42 @@ fn type_of(column: &str, ty: &SqlType) -> Result<DataType, Error> {
         SqlType::Real | SqlType::Float4 => DataType::Float32,
         SqlType::DoublePrecision | SqlType::Float8 => DataType::Float64,
         SqlType::Text | SqlType::Varchar(None) | SqlType::CharacterVarying(None) => DataType::Utf8,
+        // Addresses are text with operators of their own.
+        ty if is_inet(ty) => DataType::Utf8,
+        SqlType::Numeric(size) | SqlType::Decimal(size) | SqlType::Dec(size) => decimal(column, size)?,
         SqlType::Date => DataType::Date32,
         SqlType::Timestamp(None, zone) => {
             let utc = matches!(zone, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz).then(|| "UTC".into());
             DataType::Timestamp(TimeUnit::Nanosecond, utc)
         }
         other => {
-            let why = "types are bool, smallint, int, bigint, real, double precision, text, date, timestamp, timestamptz";
+            let why = "types are bool, smallint, int, bigint, real, double precision, numeric(p, s), text, inet, date, timestamp, timestamptz";
             return Err(unsupported(format!("type {other} of column \"{column}\""), why));
         }
     })
 }
 
-fn sql_type(ty: &DataType) -> &'static str {
-    match ty {
+/// NUMERIC without a size is of 38 digits, 10 of them behind the point.
+fn decimal(column: &str, size: &ExactNumberInfo) -> Result<DataType, Error> {
+    let (precision, scale) = match size {
+        ExactNumberInfo::None => (38, 10),
+        ExactNumberInfo::Precision(precision) => (*precision, 0),
+        ExactNumberInfo::PrecisionAndScale(precision, scale) => (*precision, *scale),
+    };
+    match (u8::try_from(precision), i8::try_from(scale)) {
+        (Ok(precision @ 1..=38), Ok(scale)) if (0..=precision.cast_signed()).contains(&scale) => {
+            Ok(DataType::Decimal128(precision, scale))
+        }
+        _ => Err(unsupported(
+            format!("numeric({precision}, {scale}) of column \"{column}\""),
+            "it has 1 to 38 digits, of which none to all are behind the point",
+        )),
+    }
+}
+
+fn sql_type(ty: &DataType) -> String {
+    let name = match ty {
+        DataType::Decimal128(precision, scale) => return format!("numeric({precision},{scale})"),
         DataType::Boolean => "boolean",
         DataType::Int16 => "smallint",
         DataType::Int32 => "integer",
@@ -183,7 +206,8 @@ fn sql_type(ty: &DataType) -> &'static str {
         DataType::Timestamp(_, Some(_)) => "timestamp with time zone",
         DataType::Timestamp(_, None) => "timestamp without time zone",
         _ => "text",
-    }
+    };
+    name.to_owned()
 }
 
 fn name_of(ident: &Ident) -> String {
@@ -226,7 +250,9 @@ mod tests {
     #[test]
     fn what_a_table_cannot_have_is_named() {
         for (sql, expected) in [
-            ("CREATE TABLE t (a numeric)", "type NUMERIC of column \"a\""),
+            ("CREATE TABLE t (a numeric(39, 2))", "numeric(39, 2) of column \"a\""),
+            ("CREATE TABLE t (a numeric(4, 5))", "numeric(4, 5) of column \"a\""),
+            ("CREATE TABLE t (a money)", "type money of column \"a\""),
             ("CREATE TABLE t (a varchar(3))", "type VARCHAR(3)"),
             ("CREATE TABLE t (a int DEFAULT 1)", "DEFAULT 1 of column \"a\""),
             ("CREATE TABLE t (a int UNIQUE)", "UNIQUE"),
