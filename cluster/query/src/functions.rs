@@ -1,4 +1,4 @@
-//! Functions that clients ask of a PostgreSQL server when they connect: constants here.
+//! Functions of PostgreSQL: what clients ask of a server when they connect, constants here, and the way into JSON.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ pub(crate) fn all() -> Vec<Arc<ScalarUDF>> {
         ("current_user", USER),
         ("session_user", USER),
     ];
-    constants.into_iter().map(|(name, value)| Arc::new(constant(name, value))).collect()
+    let constants = constants.into_iter().map(|(name, value)| Arc::new(constant(name, value)));
+    constants.chain([crate::json::extract_path_text()]).collect()
 }
 
 fn constant(name: &str, value: &'static str) -> ScalarUDF {
