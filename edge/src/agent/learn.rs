@@ -25,8 +25,12 @@ impl Agent {
                 News::State { source, state } => {
                     let states = self.detail.entry("metadata").or_insert_with(|| serde_json::Map::new().into());
                     if let Some(states) = states.as_object_mut() {
-                        states.insert(source.to_string(), state.as_str().into());
-                        self.is_untold = true;
+                        let cut = |text: &str| text[..text.floor_char_boundary(STATE_BYTES_MAX)].to_owned();
+                        let source = cut(source);
+                        if states.len() < STATES_MAX || states.contains_key(&source) {
+                            states.insert(source, cut(state).into());
+                            self.is_untold = true;
+                        }
                     }
                 }
                 News::Container { .. } | News::Pod { .. } => {}
@@ -75,3 +79,7 @@ impl Agent {
         }
     }
 }
+
+/// Sources that are told of, and how much of each: all of `host_start`'s detail fits into one text of 4 KiB.
+const STATES_MAX: usize = 8;
+const STATE_BYTES_MAX: usize = 80;

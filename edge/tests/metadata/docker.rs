@@ -60,6 +60,22 @@ async fn a_container_is_listed_asked_for_and_noticed() {
 }
 
 #[tokio::test]
+async fn a_container_that_is_gone_before_it_is_asked_for_has_what_its_notice_says() {
+    let event = format!(
+        r#"{{"Type":"container","Action":"create","Actor":{{"ID":"{}","Attributes":{{"name":"short","image":"busybox:1","app":"x"}}}}}}"#,
+        id(2)
+    );
+    let fake = Fake::new(move |asked, _| match asked.line.contains(&id(2)) {
+        true => answer(404, "", "{}"),
+        false => engine(asked, [stream(""), vec![Act::Send(format!("{event}\n").into_bytes()), Act::Hang]].concat()),
+    });
+    let (_folder, mut heard) = serve(&fake);
+    let short = heard.container(&id(2), |_| true).await;
+    assert_eq!((short.name.as_deref(), short.image.as_deref()), (Some("short"), Some("busybox:1")));
+    assert_eq!(short.labels.into_iter().collect::<Vec<_>>(), [("app".to_owned(), "x".to_owned())]);
+}
+
+#[tokio::test]
 async fn an_engine_that_comes_later_and_breaks_off_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("docker.sock");

@@ -69,6 +69,29 @@ impl Fake {
         at
     }
 
+    /// The same over TLS; returns also the certificate, PEM, which is its own root.
+    pub(crate) async fn tls(&self) -> (std::net::SocketAddr, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, fake) = (listener.local_addr().unwrap(), self.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (fake, acceptor) = (fake.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        fake.serve(stream).await;
+                    }
+                });
+            }
+        });
+        (at, made.cert.pem())
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

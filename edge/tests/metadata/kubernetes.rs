@@ -35,14 +35,19 @@ fn watch(events: impl IntoIterator<Item = Act>) -> Vec<Act> {
 }
 
 async fn start(fake: &Fake) -> (tempfile::TempDir, Heard) {
+    start_at(&format!("server: \"http://{}\"", fake.tcp().await), "")
+}
+
+/// A kubeconfig beside the root `ca`.
+fn start_at(server: &str, ca: &str) -> (tempfile::TempDir, Heard) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kubeconfig");
     let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: \"http://{}\"}}}}]\n\
-         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{token: s3cret}}}}]\n",
-        fake.tcp().await
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{{server}}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{token: s3cret}}}}]\n"
     );
     std::fs::write(&file, text).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), ca).unwrap();
     let heard = Heard::start(&config(&format!("[metadata.kubernetes]\nkubeconfig = {file:?}\nnode = \"n1\"\n")));
     (folder, heard)
 }
@@ -85,6 +90,21 @@ async fn pods_of_this_node_are_listed_in_pages_and_watched() {
     assert!(asked.iter().all(|asked| asked.head.contains("authorization: bearer s3cret")));
     assert!(asked.iter().any(|asked| asked.line.contains("resourceVersion=21")), "it goes on where it was");
     assert_eq!(fake.count("limit="), 2, "listed once");
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_certificate() {
+    let fake = Fake::new(|asked, _| match asked.line.contains("watch=1") {
+        false => list(5, "", &[pod("web", 1, 5, "n1")]),
+        true => watch([Act::Hang]),
+    });
+    let (at, ca) = fake.tls().await;
+    let (_folder, mut heard) = start_at(&format!("server: \"https://{at}\", certificate-authority: ca.pem"), &ca);
+    told(&mut heard, "u-web").await;
+    let (_folder, mut heard) = start_at(&format!("server: \"https://{at}\""), "");
+    let state = heard.state("").await;
+    assert!(state.contains("ertificate"), "{state}");
+    assert!(fake.asked.lock().unwrap().iter().all(|asked| asked.head.contains("bearer s3cret")));
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use super::description::{Description, Origin, digest, is_plain_id, labels, mount
 use super::failure::Failure;
 use super::http::{knock, within};
 use super::pod::workload_by_labels;
-use super::source::Runtime;
+use super::source::{Notice, Runtime};
 
 /// A runtime behind its socket.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Runtime for Cri {
         }
     }
 
-    async fn watch(&self, changed: mpsc::Sender<Text>) -> Failure {
+    async fn watch(&self, changed: mpsc::Sender<Notice>) -> Failure {
         let mut grpc = self.grpc();
         if let Err(error) = grpc.ready().await {
             return Failure::of("gRPC", &error);
@@ -129,7 +129,7 @@ impl Runtime for Cri {
         loop {
             match events.message().await {
                 Ok(Some(event)) if event.container_event_type <= STARTED && is_plain_id(&event.container_id) => {
-                    if changed.send(event.container_id.into()).await.is_err() {
+                    if changed.send(Notice { id: event.container_id.into(), hint: None }).await.is_err() {
                         return Failure::broken("GetContainerEvents", "nobody listens");
                     }
                 }

@@ -19,7 +19,7 @@ use super::description::{Description, Origin, digest, is_plain_id, labels, mount
 use super::failure::Failure;
 use super::http::{Address, Service};
 use super::pod::workload_by_labels;
-use super::source::Runtime;
+use super::source::{Notice, Runtime};
 
 /// An engine behind its socket.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Runtime for Docker {
         Ok(Some(description))
     }
 
-    async fn watch(&self, changed: mpsc::Sender<Text>) -> Failure {
+    async fn watch(&self, changed: mpsc::Sender<Notice>) -> Failure {
         let request = match request(EVENTS) {
             Ok(request) => request,
             Err(failure) => return failure,
@@ -108,9 +108,8 @@ impl Runtime for Docker {
             };
             // A line that is no event is passed over: what it told is in the next list.
             let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
-            let id = event.actor.map(|actor| actor.id).or(event.id).filter(|id| is_plain_id(id));
-            if let Some(id) = id
-                && changed.send(id.into()).await.is_err()
+            if let Some(notice) = event.notice()
+                && changed.send(notice).await.is_err()
             {
                 return Failure::broken("events", "nobody listens");
             }
@@ -177,14 +176,39 @@ struct Image {
 struct Event {
     /// Of old engines.
     id: Option<String>,
+    #[serde(rename = "Action", default)]
+    action: String,
     #[serde(rename = "Actor")]
     actor: Option<Actor>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct Actor {
     #[serde(rename = "ID")]
     id: String,
+    attributes: Option<BTreeMap<String, String>>,
+}
+
+impl Event {
+    /// Whose it is. Of a new container also what the event says: while the engine starts a container it answers no question about it, and
+    /// a short one may be gone by then.
+    fn notice(self) -> Option<Notice> {
+        let Some(Actor { id, attributes }) = self.actor else {
+            return self.id.filter(|id| is_plain_id(id)).map(|id| Notice { id: id.into(), hint: None });
+        };
+        let hint = attributes.filter(|_| self.action == "create").map(|mut all| {
+            // The container's labels, and these two among them.
+            let (name, image) = (all.remove("name"), all.remove("image"));
+            Description {
+                name: name.as_deref().and_then(text),
+                image: image.as_deref().and_then(text),
+                labels: labels(all.iter().map(|(name, value)| (name.as_str(), value.as_str()))),
+                ..Description::default()
+            }
+        });
+        is_plain_id(&id).then(|| Notice { id: id.into(), hint })
+    }
 }
 
 impl Inspected {

@@ -30,7 +30,16 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     fn describe(&self, id: &Text) -> impl Future<Output = Result<Option<Description>, Failure>> + Send;
 
     /// Gives notice of containers that are new or changed, until it fails. [`Failure::Unsupported`]: lists must do.
-    fn watch(&self, changed: mpsc::Sender<Text>) -> impl Future<Output = Failure> + Send;
+    fn watch(&self, changed: mpsc::Sender<Notice>) -> impl Future<Output = Failure> + Send;
+}
+
+/// A container that is new or changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Notice {
+    /// Its id.
+    pub(crate) id: Text,
+    /// What the notice itself says, if anything: less than an answer, but it comes before a short container is gone.
+    pub(crate) hint: Option<Description>,
 }
 
 /// Tells what a source is like, once per change.
@@ -166,7 +175,12 @@ async fn session<R: Runtime>(
         let due = queue.due().filter(|_| asked.len() < limits.requests_max);
         tokio::select! {
             Some(id) = wanted.recv() => queue.ask(&id, Instant::now()),
-            Some(id) = changes.recv() => queue.ask(&id, Instant::now()),
+            Some(Notice { id, hint }) = changes.recv() => {
+                queue.ask(&id, Instant::now());
+                if let Some(description) = hint.filter(|_| !queue.described.contains(&id)) {
+                    teller.tell(News::Container { id, origin: R::ORIGIN, description }).await;
+                }
+            }
             Some(Ok((id, answer))) = asked.join_next(), if !asked.is_empty() => match answer {
                 Ok(Some(description)) => {
                     failures = 0;
@@ -202,7 +216,7 @@ async fn session<R: Runtime>(
 /// The notices of a runtime, begun anew ever later as they break.
 struct Watch<R> {
     runtime: Arc<R>,
-    changed: mpsc::Sender<Text>,
+    changed: mpsc::Sender<Notice>,
     task: JoinSet<Failure>,
     backoff: Backoff,
     begun: Instant,
@@ -210,7 +224,7 @@ struct Watch<R> {
 }
 
 impl<R: Runtime> Watch<R> {
-    fn new(runtime: &Arc<R>, changed: mpsc::Sender<Text>, pause_max: Duration) -> Self {
+    fn new(runtime: &Arc<R>, changed: mpsc::Sender<Notice>, pause_max: Duration) -> Self {
         let backoff = Backoff::new(pause_max);
         let (runtime, task) = (Arc::clone(runtime), JoinSet::new());
         let mut watch = Self { runtime, changed, task, backoff, begun: Instant::now(), again: None };
