@@ -77,7 +77,7 @@ pub async fn run_recording(
             enrolled = ensure_certificate(&client) => enrolled?,
         }
     }
-    let mut agent = Agent::start(config, record.as_ref())?;
+    let mut agent = Box::new(Agent::start(config, record.as_ref())?);
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {

@@ -39,7 +39,7 @@ fn record(enricher: &mut Enricher, now_ns: u64, what: What) -> Event {
 }
 
 fn fork() -> What {
-    What::Fork(Fork { child_pid: 78, child_ppid: 77, child_start_ns: 20_000_000, ..Fork::default() })
+    What::Fork(Fork { child_pid: 78, child_ppid: 77, child_start_ns: 20_000_000 })
 }
 
 fn described() -> News {

@@ -27,10 +27,13 @@ pub(crate) enum Act {
     Hang,
 }
 
+/// What is answered to what is asked, and to how many before.
+type Answering = dyn Fn(&Asked, usize) -> Vec<Act> + Send + Sync;
+
 /// Answers of a server, and what it was asked.
 #[derive(Clone)]
 pub(crate) struct Fake {
-    answer: Arc<dyn Fn(&Asked, usize) -> Vec<Act> + Send + Sync>,
+    answer: Arc<Answering>,
     /// All that was asked, in order.
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
 }
