@@ -19,10 +19,12 @@ mod agent;
 mod alerts;
 mod apps;
 mod archive;
+mod collector;
 mod demo;
 mod document;
 mod error;
 mod log;
+mod metadata;
 mod node;
 mod rules;
 mod section;
@@ -32,13 +34,15 @@ mod tls;
 use std::path::Path;
 
 pub use address::HostPort;
-pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice, UdpFilter};
+pub use agent::{AgentConfig, BatchLimits, SpoolLimits, TransportChoice};
 pub use alerts::{AlertLimits, AlertsConfig, Route, Secret, Severity, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
+pub use collector::{CallFilter, Collector, OpenFilter, UdpFilter};
 pub use demo::DemoConfig;
 pub use error::Error;
 pub use log::{LogConfig, LogLevel};
+pub use metadata::{CloudConfig, CloudProvider, KubernetesConfig, MetadataConfig, MetadataLimits};
 pub use node::{
     Agents, ChangesLimits, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen,
     Views,

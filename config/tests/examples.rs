@@ -24,6 +24,10 @@ fn values_shown_as_defaults_are_the_defaults() {
     assert_eq!((shown.host.take().as_deref(), shown.cloud.take().as_deref()), (Some("web-17"), Some("aws")));
     assert_eq!(shown.zone.take().as_deref(), Some("eu-central-1a"));
     assert!(shown.enrol.take().is_some());
+    let (kubernetes, cloud) = (&mut shown.metadata.kubernetes, &mut shown.metadata.cloud);
+    assert!(kubernetes.kubeconfig.take().is_some_and(|file| file.ends_with("kubeconfig")));
+    assert_eq!(kubernetes.node.take().as_deref(), Some("node-17"));
+    assert_eq!(cloud.instance_id.take().zip(cloud.instance_type.take()), Some(("i-0123456789".into(), "m7.large".into())));
     assert_eq!(shown, AgentConfig::parse(&file, &plain, []).unwrap());
 
     let (file, plain) = (example("node"), text("node"));
@@ -46,8 +50,22 @@ fn examples_show_every_key() {
     for (role, sections) in [
         (
             "agent",
-            &["", "tls", "enrol", "collector", "collector.open", "collector.calls", "collector.udp", "batch", "spool", "apps[0]"]
-                [..],
+            &[
+                "",
+                "tls",
+                "enrol",
+                "collector",
+                "collector.open",
+                "collector.calls",
+                "collector.udp",
+                "metadata",
+                "metadata.limits",
+                "metadata.kubernetes",
+                "metadata.cloud",
+                "batch",
+                "spool",
+                "apps[0]",
+            ][..],
         ),
         (
             "node",

@@ -217,6 +217,7 @@ pub(crate) const AGENTS: &[(&str, Type)] = &[
     ("events", Type::Int),
     ("lost_events", Type::Int),
     ("ended", Type::Time),
+    ("metadata", Type::Text),
 ];
 
 /// Who lost how many of what, where, when and why. `lost` is null when nobody knows how many.

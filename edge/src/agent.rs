@@ -3,6 +3,8 @@
 //! Order of start: hooks first, then the state of the host, so that nothing falls between. Order of stop: hooks detached, ring
 //! drained, losses and `host_stop` told, everything flushed.
 
+mod learn;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
@@ -19,6 +21,8 @@ use crate::batch::Batcher;
 use crate::clock::Clock;
 use crate::enrich::cgroup::Mounts;
 use crate::enrich::host::{addresses_json, boot_id, host_name};
+use crate::enrich::metadata::cloud::Instance;
+use crate::enrich::metadata::{Metadata, News};
 use crate::enrich::place::Places;
 use crate::enrich::proc::Proc;
 use crate::enrich::process::Processes;
@@ -73,7 +77,7 @@ pub async fn run_recording(
             enrolled = ensure_certificate(&client) => enrolled?,
         }
     }
-    let mut agent = Agent::start(config, record.as_ref())?;
+    let mut agent = Box::new(Agent::start(config, record.as_ref())?);
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {
@@ -81,10 +85,14 @@ pub async fn run_recording(
         tokio::select! {
             () = &mut shutdown => break Ok(()),
             () = agent.collecting.wait() => {}
+            () = agent.metadata.next(&mut agent.news) => {}
             _ = samples.tick() => agent.sample(),
             _ = seconds.tick() => agent.each_second(),
             () = at(next_due(&agent.batcher, agent.shipper.as_ref())) => {}
             () = heard(agent.shipper.as_ref()) => {}
+        }
+        if let Err(error) = agent.learn() {
+            break Err(error);
         }
         match agent.pass() {
             Ok(Work::Done) => {}
@@ -101,6 +109,8 @@ struct Agent {
     config: AgentConfig,
     collecting: Collecting,
     enricher: Enricher,
+    metadata: Metadata,
+    news: Vec<News>,
     sampler: Sampler,
     batcher: Batcher,
     /// None: what is collected is only recorded.
@@ -114,6 +124,8 @@ struct Agent {
     events: Vec<Event>,
     told: u64,
     seconds: u64,
+    /// `detail` holds what no `host_start` has told yet.
+    is_untold: bool,
 }
 
 enum Work {
@@ -138,11 +150,13 @@ impl Agent {
         let mut collecting = Collecting::start(&config.collector, proc.clone(), mounts.clone());
 
         let now_ns = boot_clock_ns();
-        let places = Places::new(mounts.clone(), config.apps.clone(), Runtimes::new("/"));
+        let name = config.host.clone().unwrap_or_else(host_name);
+        let (metadata, sources) = Metadata::start(&config.metadata, &name);
+        let runtimes = Runtimes::new("/").with_sources(sources, &config.metadata);
+        let places = Places::new(mounts.clone(), config.apps.clone(), runtimes);
         let clock = Clock::new(now_ns, wall_clock_ns());
         let source = if collecting.is_kernel() { Source::Kernel } else { Source::Polls };
         let mut enricher = Enricher::new(clock, Processes::new(proc), places, source);
-        let name = config.host.clone().unwrap_or_else(host_name);
         let host = Arc::new(Host {
             host: name.as_str().into(),
             cloud: config.cloud.as_deref().map(Into::into),
@@ -161,6 +175,8 @@ impl Agent {
             shipper,
             recorder,
             enricher,
+            metadata,
+            news: Vec::new(),
             losses,
             addresses: addresses(),
             host_place,
@@ -168,12 +184,15 @@ impl Agent {
             events: Vec::new(),
             told: 0,
             seconds: 0,
+            is_untold: false,
             collecting,
             config,
         };
         if let Some(why_not) = why_not {
             agent.detail.insert("spool".into(), format!("off: {why_not}").into());
         }
+        agent.tell_instance(&Instance::default());
+        agent.is_untold = false;
         agent.push_host_start();
         agent.events.append(&mut events);
         tracing::info!(host = %name, epoch = epoch.0, kernel = agent.collecting.is_kernel(), processes = agent.enricher.processes().len(), "agent started");
@@ -281,6 +300,10 @@ impl Agent {
             if found != self.addresses {
                 tracing::info!(addresses = found.len(), "the host's addresses changed");
                 self.addresses = found;
+                self.is_untold = true;
+            }
+            // Together, and not more often: sources may come and go.
+            if std::mem::take(&mut self.is_untold) {
                 self.detail.insert("repeated".into(), true.into());
                 self.push_host_start();
             }

@@ -17,8 +17,12 @@ use crate::error::Error;
 
 /// The open batches of all lanes.
 pub struct Batcher {
+    host: Arc<Host>,
+    epoch: Epoch,
     limits: BatchLimits,
     away: bool,
+    /// Of builders that are gone.
+    texts_cut: u64,
     lanes: [Open; Lane::ALL.len()],
 }
 
@@ -33,7 +37,8 @@ impl Batcher {
     /// Batches of `host` in run `epoch`. Every lane begins at seq 0.
     pub fn new(host: Arc<Host>, epoch: Epoch, limits: BatchLimits) -> Self {
         let open = |lane| Open { lane, builder: BatchBuilder::new(host.clone(), epoch, lane, Seq(0)), since: None };
-        Self { limits, away: false, lanes: Lane::ALL.map(open) }
+        let lanes = Lane::ALL.map(open);
+        Self { host, epoch, limits, away: false, texts_cut: 0, lanes }
     }
 
     /// Says whether batches go to the spool, because no node is there.
@@ -80,6 +85,23 @@ impl Batcher {
         self.lanes.iter_mut().filter(|open| open.since.is_some()).map(Open::finish).collect()
     }
 
+    /// What is pushed from now on is of this host, as something else of it became known. Returns the frames of what was pushed before.
+    pub fn set_host(&mut self, host: Arc<Host>) -> Result<Vec<Frame>, Error> {
+        let frames = self.finish()?;
+        for open in &mut self.lanes {
+            // A builder knows its host for ever, and its cuts.
+            self.texts_cut += open.builder.texts_cut();
+            open.builder = BatchBuilder::new(host.clone(), self.epoch, open.lane, open.builder.next_seq());
+        }
+        self.host = host;
+        Ok(frames)
+    }
+
+    /// The host of what is pushed now.
+    pub const fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
     /// The frame of one lane's open batch, if there is one.
     pub fn finish_lane(&mut self, lane: Lane) -> Result<Option<Frame>, Error> {
         let open = self.open(lane);
@@ -88,7 +110,7 @@ impl Batcher {
 
     /// Texts cut to the wire's limit so far.
     pub fn texts_cut(&self) -> u64 {
-        self.lanes.iter().map(|open| open.builder.texts_cut()).sum()
+        self.lanes.iter().map(|open| open.builder.texts_cut()).sum::<u64>() + self.texts_cut
     }
 
     fn open(&mut self, lane: Lane) -> &mut Open {
@@ -141,6 +163,20 @@ mod tests {
         assert!(batcher.finish().unwrap().is_empty());
         let first = frames[0].decode(&mut Decoder::default()).unwrap().events();
         assert_eq!(first.iter().map(|event| event.time).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn another_word_on_the_host_is_on_what_comes_after_it() {
+        let now = Instant::now();
+        let mut batcher = batcher(BatchLimits::default());
+        assert!(batcher.push(&event(Kind::Exec, 1), now).unwrap().is_empty());
+        let host = Host { cloud: Some("aws".into()), ..(**batcher.host()).clone() };
+        let mut frames = batcher.set_host(Arc::new(host)).unwrap();
+        batcher.push(&event(Kind::Exec, 2), now).unwrap();
+        frames.extend(batcher.finish().unwrap());
+        assert_eq!(keys(&frames), [(Lane::Security, 0, 1), (Lane::Security, 1, 1)], "seqs stay dense");
+        let clouds = frames.iter().map(|frame| frame.decode(&mut Decoder::default()).unwrap().host.cloud);
+        assert_eq!(clouds.collect::<Vec<_>>(), [None, Some("aws".into())]);
     }
 
     #[tokio::test]

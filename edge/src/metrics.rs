@@ -28,3 +28,7 @@ pub const SPOOL_BYTES: &str = "agent_spool_bytes";
 pub const SPOOL_EVENTS: &str = "agent_spool_events";
 /// Events that a recording has not, label `reason`.
 pub const RECORD_DROPPED: &str = "agent_record_dropped_events_total";
+/// Questions to a source of metadata that it did not answer, label `source`.
+pub const METADATA_FAILURES: &str = "agent_metadata_failures_total";
+/// Containers that were not asked for, or whose change was not told, because a limit was reached.
+pub const METADATA_SKIPPED: &str = "agent_metadata_skipped_total";

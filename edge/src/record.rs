@@ -12,9 +12,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use weir_schema::{Event, Fields, Host, JsonEvent, Kind, write_line};
@@ -46,6 +46,7 @@ pub struct Recorder {
     to_thread: SyncSender<Event>,
     thread: JoinHandle<Recorded>,
     full: Arc<AtomicU64>,
+    host: Arc<Mutex<Arc<Host>>>,
 }
 
 impl Recorder {
@@ -55,9 +56,10 @@ impl Recorder {
         let tape = Tape::open(to).map_err(refused)?;
         let (to_thread, events) = sync_channel(RECORD_QUEUE_EVENTS);
         let full = Arc::new(AtomicU64::new(0));
-        let writer = Writer { tape, host, full: full.clone(), recorded: Recorded::default(), failed: false };
+        let host = Arc::new(Mutex::new(host));
+        let writer = Writer { tape, host: host.clone(), full: full.clone(), recorded: Recorded::default(), failed: false };
         let thread = std::thread::Builder::new().name("record".into()).spawn(move || writer.run(&events));
-        Ok(Self { to_thread, thread: thread.map_err(refused)?, full })
+        Ok(Self { to_thread, thread: thread.map_err(refused)?, full, host })
     }
 
     /// Takes a copy of the event, or counts it when the queue is full.
@@ -67,6 +69,11 @@ impl Recorder {
             self.full.fetch_add(1, Ordering::Relaxed);
             metrics::counter!(crate::metrics::RECORD_DROPPED, "reason" => FULL).increment(1);
         }
+    }
+
+    /// What is written from now on is of this host, as something else of it became known.
+    pub fn set_host(&self, host: Arc<Host>) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
     /// Writes what waits, and says what was written and what was not.
@@ -79,7 +86,7 @@ impl Recorder {
 
 struct Writer {
     tape: Tape,
-    host: Arc<Host>,
+    host: Arc<Mutex<Arc<Host>>>,
     full: Arc<AtomicU64>,
     recorded: Recorded,
     /// The disk refused last time: told once.
@@ -143,7 +150,7 @@ impl Writer {
     }
 
     fn line(&self, lines: &mut String, event: Event) {
-        let host = (*self.host).clone();
+        let host = Host::clone(&self.host.lock().unwrap_or_else(PoisonError::into_inner));
         write_line(lines, &JsonEvent { host, tenant: None, region: None, agent: None, event });
     }
 }
@@ -291,7 +298,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (to_thread, events) = sync_channel(2);
         let full = Arc::new(AtomicU64::new(0));
-        let recorder = Recorder { to_thread, thread: std::thread::spawn(Recorded::default), full: full.clone() };
+        let recorder =
+            Recorder { to_thread, thread: std::thread::spawn(Recorded::default), full: full.clone(), host: Arc::default() };
         (0..5).for_each(|time| recorder.take(&event(time)));
         assert_eq!(full.load(Ordering::Relaxed), 3);
         drop(recorder.to_thread);

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: helpers may fail like the cases that call them")]
 
+#[allow(dead_code, reason = "other tests use what this one does not")]
+#[path = "metadata/http.rs"]
+mod http;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use weir_config::{AgentConfig, ServerTls};
 use weir_edge::agent::{self, Summary};
-use weir_schema::{AgentIdentity, Decoder, Epoch, Event, Kind, Lane, Name};
+use weir_schema::{AgentIdentity, Decoder, Epoch, Event, Host, Kind, Lane, Name};
 use weir_transport::{AckRanges, Incoming, ResumeState, Server, TransportLimits, ca};
 
 struct Nothing;
@@ -30,6 +34,8 @@ struct Pair {
     agent: tokio::task::JoinHandle<Result<Summary, weir_edge::error::Error>>,
     decoder: Decoder,
     seen: Vec<Event>,
+    /// As the last frame has it.
+    host: Option<Host>,
     next_seqs: [u64; 4],
     _folder: tempfile::TempDir,
 }
@@ -55,7 +61,16 @@ impl Pair {
         let agent = tokio::spawn(agent::run(config, async {
             let _ = stopped.await;
         }));
-        Self { incoming, stop, agent, decoder: Decoder::default(), seen: Vec::new(), next_seqs: [0; 4], _folder: folder }
+        Self {
+            incoming,
+            stop,
+            agent,
+            decoder: Decoder::default(),
+            seen: Vec::new(),
+            host: None,
+            next_seqs: [0; 4],
+            _folder: folder,
+        }
     }
 
     /// Takes one frame: its seqs follow the last one's of its lane.
@@ -67,6 +82,7 @@ impl Pair {
         let batch = incoming.frame.decode(&mut self.decoder).unwrap();
         assert_eq!((&*batch.host.host, batch.host.simulated), ("test-host", false));
         self.seen.extend(batch.events());
+        self.host = Some(batch.host);
         incoming.ack.durable();
     }
 
@@ -306,4 +322,40 @@ impl Drop for Made {
             let _ = std::fs::remove_dir(folder);
         }
     }
+}
+
+#[tokio::test]
+async fn the_cloud_says_what_the_config_leaves_open_and_the_certificate_keeps_its_region() {
+    let cloud = http::Fake::new(|asked, _| match asked.line.as_str() {
+        "PUT /latest/api/token" => http::ok("t"),
+        _ => http::ok(r#"{"region":"us-east-1","availabilityZone":"us-east-1b","instanceId":"i-7","instanceType":"m7.large"}"#),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let engine = http::Fake::new(|asked, _| match asked.line.contains("/containers/json") {
+        true => http::ok("[]"),
+        // Of the containers of the host that the test runs on it knows none.
+        false => http::answer(404, "", "{}"),
+    });
+    engine.unix(&socket);
+    let more = format!(
+        "[metadata]\ndocker_sockets = [{socket:?}]\n[metadata.cloud]\nproviders = [\"aws\"]\naddress = \"{}\"\ninstance_type = \"mine\"\n\
+         [collector]\nebpf = false\n",
+        cloud.tcp().await
+    );
+    let mut pair = Pair::start(&more).await;
+    let told = pair.until("the instance", |event| {
+        event.kind == Kind::HostStart && event.fields.detail.as_deref().is_some_and(|detail| detail.contains("us-east-1b"))
+    });
+    let detail: serde_json::Value = serde_json::from_str(told.await.fields.detail.as_deref().unwrap()).unwrap();
+    assert_eq!(detail["region_mismatch"], "certificate eu, cloud us-east-1");
+    assert_eq!((&detail["instance"]["id"], &detail["instance"]["type"]), (&"i-7".into(), &"mine".into()));
+    assert_eq!(detail["metadata"]["cloud"], "ok");
+    let name = format!("docker {}", socket.display());
+    assert_eq!(detail["metadata"][&name[..name.len().min(80)]], "ok");
+    // The config says `onprem`; of the zone it says nothing.
+    pair.until("a sample after it", |event| event.kind == Kind::Sample).await;
+    let host = pair.host.clone().unwrap();
+    assert_eq!((host.cloud.as_deref(), host.zone.as_deref()), (Some("onprem"), Some("us-east-1b")));
+    pair.stop().await;
 }

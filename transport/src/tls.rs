@@ -122,6 +122,15 @@ impl AgentTls {
     }
 }
 
+/// Who an agent is by its certificate, whether it is in force or not.
+pub fn agent_identity(files: &ClientTls) -> Result<AgentIdentity, Error> {
+    let chain = certificates(&files.cert, &read(&files.cert)?)?;
+    let identity = |error: IdentityError| tls_error(&files.cert, error);
+    let id = spiffe_id(&chain[0]).map_err(identity)?;
+    let trust_domain = id.trust_domain.clone();
+    id.into_agent(&trust_domain).map_err(identity)
+}
+
 /// SHA-256 of the authority's certificate under which a node's own stands: what tokens pin.
 pub fn authority_of(files: &ServerTls) -> Result<[u8; 32], Error> {
     let roots = certificates(&files.ca, &read(&files.ca)?)?;

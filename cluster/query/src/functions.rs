@@ -1,4 +1,4 @@
-//! What SQL here has beside DataFusion's own: functions that clients ask of a PostgreSQL server when they connect, constants here, and addresses.
+//! What SQL has beside DataFusion's own: what clients ask of a PostgreSQL server when they connect, constants here; addresses; the way into JSON.
 
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ fn constants() -> Vec<Arc<ScalarUDF>> {
         ("current_user", USER),
         ("session_user", USER),
     ];
-    constants.into_iter().map(|(name, value)| Arc::new(constant(name, value))).collect()
+    let constants = constants.into_iter().map(|(name, value)| Arc::new(constant(name, value)));
+    constants.chain([crate::json::extract_path_text()]).collect()
 }
 
 fn constant(name: &str, value: &'static str) -> ScalarUDF {

@@ -111,7 +111,8 @@ pub(crate) const HOSTS_NAME: &str = "hosts";
 
 const VIEWS: [(&str, &str); 3] = [("containers", CONTAINERS), ("processes", PROCESSES), ("apps", APPS)];
 
-/// A container that was started again has not ended.
+/// A container that was started again has not ended. What has no column of its own stands in the details of its start and of what
+/// became known later; the latter says nothing of when the container lived. Other events' details are not looked into.
 const CONTAINERS: &str = "\
 CREATE VIEW containers AS
 SELECT tenant,
@@ -125,11 +126,23 @@ SELECT tenant,
        last_value(workload ORDER BY time, event_id) IGNORE NULLS AS workload,
        last_value(app ORDER BY time, event_id) IGNORE NULLS AS app,
        min(time) AS first_seen,
-       max(time) AS last_seen,
+       coalesce(max(time) FILTER (WHERE kind <> 'container_update'), max(time)) AS last_seen,
        min(time) FILTER (WHERE kind = 'container_start') AS started,
        CASE WHEN max(time) FILTER (WHERE kind = 'container_start') > max(time) FILTER (WHERE kind = 'container_stop') THEN NULL
             ELSE max(time) FILTER (WHERE kind = 'container_stop') END AS ended,
-       bool_or(simulated) AS simulated
+       bool_or(simulated) AS simulated,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'image_digest') END
+                  ORDER BY time, event_id) IGNORE NULLS AS image_digest,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'pod_uid') END
+                  ORDER BY time, event_id) IGNORE NULLS AS pod_uid,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'workload_kind') END
+                  ORDER BY time, event_id) IGNORE NULLS AS workload_kind,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'labels') END
+                  ORDER BY time, event_id) IGNORE NULLS AS labels,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'mounts') END
+                  ORDER BY time, event_id) IGNORE NULLS AS mounts,
+       last_value(CASE WHEN kind IN ('container_start', 'container_update') THEN json_extract_path_text(detail, 'privileged') END
+                  ORDER BY time, event_id) IGNORE NULLS = 'true' AS privileged
 FROM events
 WHERE container_id IS NOT NULL
 GROUP BY tenant, host, container_id";

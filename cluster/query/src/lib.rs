@@ -19,6 +19,7 @@ mod functions;
 mod health;
 mod http;
 mod inventory;
+mod json;
 mod lineage;
 mod live;
 mod metrics;

@@ -45,7 +45,7 @@ pub(crate) fn calls(kind: Kind) -> &'static [&'static str] {
         Kind::Userfaultfd => &["userfaultfd"],
         Kind::IoUring => &["io_uring_setup", "io_uring_enter", "io_uring_register"],
         Kind::ContainerStart => &["container"],
-        Kind::ContainerStop | Kind::HostStart | Kind::HostStop | Kind::Loss | Kind::Sample => &[],
+        Kind::ContainerStop | Kind::ContainerUpdate | Kind::HostStart | Kind::HostStop | Kind::Loss | Kind::Sample => &[],
     }
 }
 
@@ -64,7 +64,8 @@ pub(crate) fn category(kind: Kind) -> &'static str {
         Kind::Memfd | Kind::Mprotect => "memory",
         Kind::Dup => "IPC",
         Kind::Bpf | Kind::Module | Kind::Userfaultfd | Kind::IoUring => "system",
-        Kind::ContainerStart | Kind::ContainerStop | Kind::HostStart | Kind::HostStop | Kind::Loss | Kind::Sample => "internal",
+        Kind::ContainerStart | Kind::ContainerStop | Kind::ContainerUpdate => "internal",
+        Kind::HostStart | Kind::HostStop | Kind::Loss | Kind::Sample => "internal",
     }
 }
 

@@ -37,6 +37,7 @@ struct Word {
     version: Option<Text>,
     hooks: Option<Text>,
     transport: Option<Text>,
+    metadata: Option<Text>,
 }
 
 /// A loss, before it is added up.
@@ -180,12 +181,14 @@ impl Agent {
             events: self.events,
             lost_events: self.lost_events,
             ended: self.stopped.filter(|stopped| *stopped >= self.last_heard),
+            metadata: word.and_then(|word| word.metadata.clone()),
         })
     }
 }
 
 impl Word {
-    /// `agent_version` (or `version`), `hooks` (else `mode`) and `transport` of a host_start's detail.
+    /// `agent_version` (or `version`), `hooks` (else `mode`) and `transport` of a host_start's detail, and as one JSON what it says of
+    /// the sources of metadata (`metadata`), of the instance and of its region.
     fn parse(detail: &str) -> Self {
         let json: serde_json::Value = serde_json::from_str(detail).unwrap_or_default();
         let text = |key: &str| match json.get(key)? {
@@ -193,7 +196,11 @@ impl Word {
             serde_json::Value::String(text) => Some(Text::from(text.as_str())),
             other => Some(Text::from(other.to_string())),
         };
+        let of_metadata = [("sources", "metadata"), ("instance", "instance"), ("region_mismatch", "region_mismatch")];
+        let told = of_metadata.into_iter().filter_map(|(name, key)| Some((name.to_owned(), json.get(key)?.clone())));
+        let told: serde_json::Map<String, serde_json::Value> = told.collect();
         Self {
+            metadata: (!told.is_empty()).then(|| serde_json::Value::from(told).to_string().into()),
             version: text("agent_version").or_else(|| text("version")),
             hooks: text("hooks").or_else(|| text("mode")),
             transport: text("transport"),

@@ -161,6 +161,7 @@ pub(crate) struct AgentRow {
     pub(crate) events: u64,
     pub(crate) lost_events: u64,
     pub(crate) ended: Option<i64>,
+    pub(crate) metadata: Option<Text>,
 }
 
 impl AgentRow {
@@ -180,6 +181,7 @@ impl AgentRow {
             table.set(10, Cell::Int(row.events.cast_signed()));
             table.set(11, Cell::Int(row.lost_events.cast_signed()));
             table.set(12, row.ended.map_or(Cell::Null, Cell::Int));
+            table.maybe(13, row.metadata.as_deref());
         }
         table.finish()
     }

@@ -66,7 +66,11 @@ fn connection(kind: Kind, out: bool, socket: u64) -> Fields {
 fn story() -> Vec<(u64, u32, &'static str, Vec<u8>)> {
     let start = |ip: &str| Fields {
         addresses: Some(format!("[\"{ip}/24\"]").into()),
-        detail: Some("{\"agent_version\":\"0.1.0\",\"mode\":\"simulated\",\"transport\":\"tcp\"}".into()),
+        detail: Some(
+            "{\"agent_version\":\"0.1.0\",\"mode\":\"simulated\",\"transport\":\"tcp\",\
+             \"region_mismatch\":\"x\",\"metadata\":{\"docker\":\"ok\"}}"
+                .into(),
+        ),
         ..Fields::default()
     };
     let lost =
@@ -229,6 +233,7 @@ fn any_number_of_workers_gives_the_same_rows() {
         "{:?}",
         of("agents")
     );
+    assert!(of("agents")[0].contains("region_mismatch") && of("agents")[0].contains("docker"), "{:?}", of("agents"));
     let reasons: Vec<&str> = of("losses").iter().filter_map(|line| line.rsplit(',').next()).collect();
     assert_eq!(reasons.len(), 4, "{reasons:?}");
     for reason in ["ring", "late", "conflict", "undecodable"] {

@@ -5,7 +5,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use serde_json::{Map, Value};
+use weir_config::CloudConfig;
 use weir_schema::{BootId, Text};
+
+use crate::enrich::metadata::cloud::Instance;
 
 /// The kernel's id of this boot; all zeroes when it cannot be read.
 pub fn boot_id() -> BootId {
@@ -37,6 +41,24 @@ pub fn host_name() -> String {
 pub fn addresses_json(addresses: &BTreeSet<IpAddr>) -> Text {
     let quoted: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
     format!("[{}]", quoted.join(",")).into()
+}
+
+/// What `host_start` says of the instance: the cloud's word, but for what the config says.
+pub fn instance_detail(instance: &Instance, config: &CloudConfig) -> Map<String, Value> {
+    let said = [
+        ("provider", instance.provider.as_deref()),
+        ("region", instance.region.as_deref()),
+        ("zone", instance.zone.as_deref()),
+        ("id", config.instance_id.as_deref().or(instance.id.as_deref())),
+        ("type", config.instance_type.as_deref().or(instance.kind.as_deref())),
+    ];
+    said.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?.into()))).collect()
+}
+
+/// Says that the certificate's region and the cloud's are not the same. `eu` holds `eu-central-1`: a certificate may name the larger part.
+pub fn region_mismatch(certificate: &str, cloud: &str) -> Option<String> {
+    let within = cloud.strip_prefix(certificate).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    (!within).then(|| format!("certificate {certificate}, cloud {cloud}"))
 }
 
 /// User names by uid, read again when the file changes.
@@ -94,6 +116,27 @@ mod tests {
         assert_eq!(names.get(&0).map(|name| &**name), Some("root"));
         assert_eq!(names.get(&33).map(|name| &**name), Some("web"));
         assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn regions_that_agree_and_that_do_not() {
+        assert_eq!(region_mismatch("eu-central-1", "eu-central-1"), None);
+        assert_eq!(region_mismatch("eu", "eu-central-1"), None);
+        for (certificate, cloud) in [("eu-central-1", "eu-central-10"), ("us", "eu-central-1"), ("eu-central-1", "eu")] {
+            assert_eq!(region_mismatch(certificate, cloud), Some(format!("certificate {certificate}, cloud {cloud}")));
+        }
+    }
+
+    #[test]
+    fn the_config_knows_the_instance_better() {
+        let text = |text: &str| Some(Text::from(text));
+        let instance = Instance { region: text("r"), id: text("i-1"), kind: text("m"), ..Instance::default() };
+        let mut config = weir_config::MetadataConfig::default().cloud;
+        config.instance_id = Some("mine".into());
+        let said = instance_detail(&instance, &config);
+        assert_eq!(Value::Object(said).to_string(), r#"{"id":"mine","region":"r","type":"m"}"#);
+        config.instance_id = None;
+        assert!(instance_detail(&Instance::default(), &config).is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod container;
 mod dns;
 pub mod host;
+pub mod metadata;
 pub mod place;
 pub mod proc;
 pub mod process;
@@ -21,6 +22,7 @@ use weir_schema::{Event, Fields, Kind, Text};
 
 use crate::clock::Clock;
 use crate::enrich::cgroup::Change;
+use crate::enrich::metadata::News;
 use crate::enrich::place::Places;
 use crate::enrich::process::{Actor, Processes};
 use crate::probe::raw::{Cgroup, CgroupOp, Exec, Exit, Fork, Open, RawEvent, Role, Tcp, TcpOp, Udp, What, Who};
@@ -130,6 +132,21 @@ impl Enricher {
         }
     }
 
+    /// Takes in what sources say: processes have it from now on, and what was said before it is corrected.
+    pub fn learn(&mut self, news: impl IntoIterator<Item = News>, now_ns: u64, out: &mut Vec<Event>) {
+        let changed = self.places.learn(news);
+        if changed.is_empty() {
+            return;
+        }
+        self.processes.relocate(&changed, &mut self.places, now_ns);
+        for id in &changed {
+            let Some(correction) = self.places.correct(id, now_ns) else { continue };
+            let fields = Fields { detail: json(correction.detail), ..Fields::default() };
+            let (time, container) = (self.clock.wall_ns(now_ns), Some(correction.container));
+            out.push(Event { time, kind: Kind::ContainerUpdate, process: None, container, fields });
+        }
+    }
+
     /// Forgets what is over and notices what changed outside; called every few seconds.
     pub fn expire(&mut self, now_ns: u64) {
         self.processes.expire(now_ns);
@@ -170,6 +187,9 @@ impl Enricher {
         tell("runtime", cgroup.identity.runtime.map(Value::from));
         tell("pod_uid", cgroup.identity.pod_uid.as_deref().map(Value::from));
         tell("ran_at_start", ran.then_some(Value::Bool(true)));
+        if let (Change::Started(_), Some(id)) = (change, &cgroup.identity.container_id) {
+            self.places.runtimes().tell(id, &place.container, &mut detail);
+        }
         let fields = Fields { detail: json(detail), ..Fields::default() };
         let time = self.clock.wall_ns(now_ns);
         out.push(Event { time, kind, process: actor.map(|actor| actor.process), container: Some(place.container), fields });

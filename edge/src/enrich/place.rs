@@ -3,7 +3,7 @@
 //! One [`Container`] is shared by all processes of the same container and application. The application comes from the rules of the
 //! config over label, image, unit, cgroup and exe; what no rule takes is `unassigned`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use weir_config::{AppRule, AppSubject, app_of};
@@ -11,8 +11,9 @@ use weir_schema::{Container, Text};
 
 use crate::enrich::cgroup::{Cgroup, Cgroups, Change, Mounts};
 use crate::enrich::container::{Identity, identify};
+use crate::enrich::metadata::News;
 use crate::enrich::proc::cgroup_path;
-use crate::enrich::runtime::{Description, Runtimes};
+use crate::enrich::runtime::{Correction, Description, Runtimes};
 
 /// Cgroup path and container of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +80,33 @@ impl Places {
         self.place(Some((cgroup.path.clone(), cgroup.identity.clone())), None, now_ns)
     }
 
+    /// The container of a cgroup's path.
+    pub fn of_path(&mut self, path: &Text, exe: Option<&str>, now_ns: u64) -> Place {
+        self.place(Some((path.clone(), Arc::new(identify(path)))), exe, now_ns)
+    }
+
+    /// Takes in what sources say. Returns the containers that are known otherwise now.
+    pub fn learn(&mut self, news: impl IntoIterator<Item = News>) -> BTreeSet<Text> {
+        let mut changed = BTreeSet::new();
+        news.into_iter().for_each(|news| self.runtimes.learn(news, &mut changed));
+        changed
+    }
+
+    /// What is to be told of a container that is known otherwise now.
+    pub fn correct(&mut self, id: &Text, now_ns: u64) -> Option<Correction> {
+        let cgroup = self.runtimes.cgroup(id)?;
+        let place = self.of_path(&cgroup, None, now_ns);
+        self.runtimes.correct(id, &place.container)
+    }
+
+    /// What is known of containers.
+    pub fn runtimes(&mut self) -> &mut Runtimes {
+        &mut self.runtimes
+    }
+
     /// Forgets the dead.
     pub fn expire(&mut self, now_ns: u64) {
         self.cgroups.expire(now_ns);
-        self.runtimes.expire(now_ns);
         if self.containers.len() > CONTAINERS_MAX {
             // Only sharing is lost: whoever holds one keeps it.
             self.containers.clear();
@@ -93,7 +117,7 @@ impl Places {
         let (cgroup, identity) = found.unzip();
         let identity = identity.unwrap_or_default();
         let description = match &identity.container_id {
-            Some(id) => self.runtimes.describe(id, now_ns),
+            Some(id) => self.runtimes.describe(id, cgroup.as_ref(), identity.pod_uid.as_ref(), now_ns),
             None => Arc::new(Description::default()),
         };
         let labels: Vec<(&str, &str)> = description.labels.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -110,13 +134,7 @@ impl Places {
             None => self.apps.entry(app.to_owned()).or_insert_with(|| app.into()).clone(),
         };
         let key = (identity.container_id.clone(), app.clone());
-        if let Some(container) = self.containers.get(&key)
-            && container.image == description.image
-            && container.pod == description.pod
-        {
-            return Place { cgroup, container: container.clone() };
-        }
-        let container = Arc::new(Container {
+        let found = Container {
             app: Some(app),
             container_id: identity.container_id.clone(),
             container_name: description.name.clone(),
@@ -124,7 +142,13 @@ impl Places {
             namespace: description.namespace.clone(),
             pod: description.pod.clone(),
             workload: description.workload.clone(),
-        });
+        };
+        if let Some(container) = self.containers.get(&key)
+            && **container == found
+        {
+            return Place { cgroup, container: container.clone() };
+        }
+        let container = Arc::new(found);
         self.containers.insert(key, container.clone());
         Place { cgroup, container }
     }

@@ -4,7 +4,7 @@
 //! ended are kept for a while, so that late events still find them. Nothing here waits: what is unknown now stays absent until
 //! a later event corrects it. Start times are cut to whole ticks (`enrich/proc.rs`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use weir_schema::limits::STRING_BYTES_MAX;
@@ -225,6 +225,18 @@ impl Processes {
             }
         }
         self.users.refresh();
+    }
+
+    /// Gives the processes of containers that are known otherwise now what is known.
+    pub fn relocate(&mut self, changed: &BTreeSet<Text>, places: &mut Places, now_ns: u64) {
+        for entry in self.live.values_mut().chain(self.replaced.values_mut()) {
+            let Actor { process, container } = &mut entry.actor;
+            if let (Some(id), Some(cgroup)) = (&container.container_id, &process.cgroup)
+                && changed.contains(id)
+            {
+                *container = places.of_path(cgroup, process.exe.as_deref(), now_ns).container;
+            }
+        }
     }
 
     /// Removes live processes that `/proc` no longer has: their exit record was lost.

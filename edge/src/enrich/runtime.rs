@@ -1,200 +1,220 @@
-//! What container runtimes keep on disk about a container: name, image, pod, labels.
+//! What is known of containers: the words of all sources, kept by container, and what of them was told.
 //!
-//! Read softly and seldom: a file that is not there yet (a container's cgroup comes before its description) is asked for again
-//! a few times, then never. No socket of a runtime is opened.
+//! Asked on the way of every event, so nothing here waits: a container that is met first is read from the runtime's files, softly and
+//! seldom (its cgroup comes before its description), and its id is said to the sources. What they answer is taken in by
+//! [`Runtimes::learn`]. Bounded: beyond `containers_max` the longest unused are forgotten, and asked for again when they are met.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
-use weir_schema::Text;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use weir_config::{Glob, MetadataConfig};
+use weir_schema::{Container, Text};
 
-/// What is known about a container beside its id.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Description {
-    /// Name.
-    pub name: Option<Text>,
-    /// Image reference.
-    pub image: Option<Text>,
-    /// Kubernetes namespace.
-    pub namespace: Option<Text>,
-    /// Kubernetes pod.
-    pub pod: Option<Text>,
-    /// Kubernetes workload, where a label tells it.
-    pub workload: Option<Text>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-}
+use crate::enrich::metadata::News;
+pub use crate::enrich::metadata::description::Description;
+use crate::enrich::metadata::description::Origin;
+use crate::enrich::metadata::disk::Disk;
 
 /// Descriptions by container id.
 #[derive(Debug)]
 pub struct Runtimes {
-    root: PathBuf,
+    disk: Disk,
+    sources: Vec<mpsc::Sender<Text>>,
+    labels: Vec<Glob>,
+    max: usize,
     known: HashMap<Text, Known>,
+    pods: HashMap<Text, (Arc<Description>, u64)>,
+    /// Counts uses: what has the lowest was not used for the longest time.
+    uses: u64,
 }
 
-#[derive(Debug)]
+/// One container.
+#[derive(Debug, Default)]
 struct Known {
-    description: Arc<Description>,
+    said: [Option<Arc<Description>>; Origin::COUNT],
+    whole: Arc<Description>,
+    /// By its cgroup's path.
+    pod_uid: Option<Text>,
+    /// Where it was met. Nothing: a source spoke of it, no event yet.
+    cgroup: Option<Text>,
+    told: Option<(Arc<Container>, Map<String, Value>)>,
+    corrections: u32,
     tries_left: u32,
     asked_ns: u64,
+    used: u64,
+}
+
+/// What is known too late for a container's first events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Correction {
+    /// The columns.
+    pub container: Arc<Container>,
+    /// What has none.
+    pub detail: Map<String, Value>,
 }
 
 impl Runtimes {
-    /// Reads below `root`: `/`, or a folder of a test.
+    /// Reads below `root` (`/`, or a folder of a test), and has no other source.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), known: HashMap::new() }
+        let MetadataConfig { labels, limits, .. } = MetadataConfig::default();
+        let (known, pods) = (HashMap::new(), HashMap::new());
+        Self { disk: Disk::new(root), sources: Vec::new(), labels, max: limits.containers_max, known, pods, uses: 0 }
     }
 
-    /// What is known now about container `id`; empty when nothing is.
-    pub fn describe(&mut self, id: &Text, now_ns: u64) -> Arc<Description> {
-        if let Some(known) = self.known.get(id)
-            && (known.tries_left == 0 || now_ns < known.asked_ns + RETRY_NS)
+    /// The same with sources, to whom the ids that are met are said.
+    pub fn with_sources(self, sources: Vec<mpsc::Sender<Text>>, config: &MetadataConfig) -> Self {
+        Self { sources, labels: config.labels.clone(), max: config.limits.containers_max, ..self }
+    }
+
+    /// What is known now about container `id`, met in `cgroup` and by its path in the pod `pod_uid`; empty when nothing is.
+    pub fn describe(&mut self, id: &Text, cgroup: Option<&Text>, pod_uid: Option<&Text>, now_ns: u64) -> Arc<Description> {
+        self.uses += 1;
+        let known = entry(&mut self.known, id, self.max);
+        known.used = self.uses;
+        let is_new = known.cgroup.is_none();
+        if is_new {
+            known.cgroup = Some(cgroup.cloned().unwrap_or_default());
+            known.pod_uid = pod_uid.cloned();
+            for source in &self.sources {
+                if source.try_send(id.clone()).is_err() {
+                    metrics::counter!(crate::metrics::METADATA_SKIPPED).increment(1);
+                }
+            }
+        }
+        let mut is_changed = is_new && known.pod_uid.is_some();
+        if known.said[Origin::Disk as usize].is_none() && known.tries_left > 0 && (is_new || now_ns >= known.asked_ns + RETRY_NS)
         {
-            return known.description.clone();
+            (known.tries_left, known.asked_ns) = (known.tries_left - 1, now_ns);
+            if let Some(found) = self.disk.read(id) {
+                known.said[Origin::Disk as usize] = Some(Arc::new(found));
+                is_changed = true;
+            }
         }
-        let tries_left = self.known.get(id).map_or(TRIES_MAX, |known| known.tries_left) - 1;
-        let found = self.read(id);
-        let tries_left = if found.is_some() { 0 } else { tries_left };
-        let description = Arc::new(found.unwrap_or_default());
-        if self.known.len() < KNOWN_MAX {
-            let known = Known { description: description.clone(), tries_left, asked_ns: now_ns };
-            self.known.insert(id.clone(), known);
+        if is_changed {
+            known.merge(&mut self.pods, self.uses);
         }
-        description
+        known.whole.clone()
     }
 
-    /// Forgets what nobody asked for lately.
-    pub fn expire(&mut self, _now_ns: u64) {
-        if self.known.len() >= KNOWN_MAX {
-            self.known.clear();
+    /// Takes in what a source says. Returns the containers that were met before and are known otherwise now.
+    pub fn learn(&mut self, news: News, changed: &mut BTreeSet<Text>) {
+        self.uses += 1;
+        match news {
+            News::Container { id, origin, description } => {
+                let known = entry(&mut self.known, &id, self.max);
+                known.used = self.uses;
+                known.said[origin as usize] = Some(Arc::new(description));
+                if known.merge(&mut self.pods, self.uses) && known.cgroup.is_some() {
+                    changed.insert(id);
+                }
+            }
+            News::Pod { uid, description } => {
+                if self.pods.len() >= self.max && !self.pods.contains_key(&uid) {
+                    evict(&mut self.pods, |(_, used)| *used);
+                }
+                self.pods.insert(uid.clone(), (Arc::new(description), self.uses));
+                for (id, known) in &mut self.known {
+                    if known.pod() == Some(&uid) && known.merge(&mut self.pods, self.uses) && known.cgroup.is_some() {
+                        changed.insert(id.clone());
+                    }
+                }
+            }
+            News::Cloud(_) | News::State { .. } => {}
         }
     }
 
-    fn read(&self, id: &str) -> Option<Description> {
-        let text = |path: String| fs::read_to_string(self.root.join(path)).ok();
-        if let Some(found) = text(format!("var/lib/docker/containers/{id}/config.v2.json")).and_then(|text| docker(&text)) {
-            return Some(found);
+    /// The cgroup in which a container was met.
+    pub fn cgroup(&self, id: &Text) -> Option<Text> {
+        self.known.get(id)?.cgroup.clone().filter(|cgroup| !cgroup.is_empty())
+    }
+
+    /// Writes into `detail` what has no column, and remembers that it was told with `container`.
+    pub fn tell(&mut self, id: &Text, container: &Arc<Container>, detail: &mut Map<String, Value>) {
+        let Some(known) = self.known.get_mut(id) else { return };
+        let mut told = Map::new();
+        known.whole.tell(&self.labels, &mut told);
+        detail.extend(told.clone());
+        known.told = Some((container.clone(), told));
+    }
+
+    /// What is to be told of a container because it is known otherwise now. Nothing when the same was told already, or too much.
+    pub fn correct(&mut self, id: &Text, container: &Arc<Container>) -> Option<Correction> {
+        let known = self.known.get_mut(id)?;
+        let mut detail = Map::new();
+        known.whole.tell(&self.labels, &mut detail);
+        if known.told.as_ref().is_some_and(|(told, told_detail)| told == container && *told_detail == detail) {
+            return None;
         }
-        // containerd's bundles and cri-o's both hold an OCI spec with the pod in its annotations.
-        ["k8s.io", "default"]
-            .iter()
-            .map(|namespace| format!("run/containerd/io.containerd.runtime.v2.task/{namespace}/{id}/config.json"))
-            .chain([format!("run/containers/storage/overlay-containers/{id}/userdata/config.json")])
-            .find_map(|path| text(path).and_then(|text| oci(&text)))
+        if known.corrections >= CORRECTIONS_MAX {
+            metrics::counter!(crate::metrics::METADATA_SKIPPED).increment(1);
+            return None;
+        }
+        known.corrections += 1;
+        known.told = Some((container.clone(), detail.clone()));
+        Some(Correction { container: container.clone(), detail })
+    }
+
+    /// How many containers are remembered.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// True when none is.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 }
 
-fn docker(text: &str) -> Option<Description> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let config = value.get("Config")?;
-    let labels = string_map(config.get("Labels"));
-    let mut found =
-        kubernetes(&labels, ["io.kubernetes.container.name", "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"]);
-    if found.name.is_none() {
-        found.name = value.get("Name").and_then(Value::as_str).map(|name| name.trim_start_matches('/').into());
+impl Known {
+    /// The pod: by the cgroup, else by what a source said.
+    fn pod(&self) -> Option<&Text> {
+        self.pod_uid.as_ref().or(self.whole.pod_uid.as_ref())
     }
-    found.image = config.get("Image").and_then(Value::as_str).map(Text::from);
-    found.labels = labels;
-    Some(found)
-}
 
-fn oci(text: &str) -> Option<Description> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let mut labels = string_map(value.get("annotations"));
-    let crio = labels.contains_key("io.kubernetes.cri-o.ContainerID");
-    let mut found = if crio {
-        kubernetes(&labels, ["io.kubernetes.container.name", "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"])
-    } else {
-        let names = ["container-name", "sandbox-name", "sandbox-namespace"];
-        kubernetes(&labels, names.map(|name| ["io.kubernetes.cri.", name].concat()).each_ref().map(String::as_str))
-    };
-    let image = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
-    found.image = image.iter().find_map(|name| labels.get(*name)).map(|image| image.as_str().into());
-    // cri-o keeps the pod's labels as JSON inside one annotation.
-    if let Some(nested) = labels.get("io.kubernetes.cri-o.Labels").and_then(|text| serde_json::from_str::<Value>(text).ok()) {
-        labels.extend(string_map(Some(&nested)));
-    }
-    found.labels = labels;
-    Some(found)
-}
-
-fn kubernetes(labels: &BTreeMap<String, String>, [name, pod, namespace]: [&str; 3]) -> Description {
-    let text = |key: &str| labels.get(key).map(|value| Text::from(value.as_str()));
-    Description {
-        name: text(name),
-        pod: text(pod),
-        namespace: text(namespace),
-        workload: text("app.kubernetes.io/name"),
-        ..Description::default()
+    /// Makes one description of all that was said. True when it is another one.
+    fn merge(&mut self, pods: &mut HashMap<Text, (Arc<Description>, u64)>, used: u64) -> bool {
+        let said = self.said.each_ref().map(Option::as_deref);
+        let mut whole = Description::merged(&said, None);
+        let uid = self.pod_uid.as_ref().or(whole.pod_uid.as_ref());
+        if let Some((pod, pod_used)) = uid.and_then(|uid| pods.get_mut(uid)) {
+            *pod_used = used;
+            whole = Description::merged(&said, Some(pod));
+        }
+        let is_changed = *self.whole != whole;
+        if is_changed {
+            self.whole = Arc::new(whole);
+        }
+        is_changed
     }
 }
 
-fn string_map(value: Option<&Value>) -> BTreeMap<String, String> {
-    let entries = value.and_then(Value::as_object).into_iter().flatten();
-    entries.take(LABELS_MAX).filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+/// The entry of a container, made when there is none.
+fn entry<'a>(known: &'a mut HashMap<Text, Known>, id: &Text, max: usize) -> &'a mut Known {
+    if known.len() >= max && !known.contains_key(id) {
+        evict(known, |known| known.used);
+    }
+    known.entry(id.clone()).or_insert_with(|| Known { tries_left: TRIES_MAX, ..Known::default() })
 }
 
-/// Labels kept of one container.
-const LABELS_MAX: usize = 64;
-/// Containers remembered.
-const KNOWN_MAX: usize = 8_192;
-/// How often a missing description is asked for.
+/// Forgets the sixteenth part that was not used for the longest time: so it is seldom looked for.
+fn evict<V>(map: &mut HashMap<Text, V>, used: impl Fn(&V) -> u64) {
+    let mut all: Vec<u64> = map.values().map(&used).collect();
+    let part = all.len() / 16;
+    let (_, last, _) = all.select_nth_unstable(part);
+    let last = *last;
+    map.retain(|_, value| used(value) > last);
+}
+
+/// How often a missing file is looked for.
 const TRIES_MAX: u32 = 5;
-/// Pause between two tries.
+/// Pause between two looks.
 const RETRY_NS: u64 = 1_000_000_000;
+/// Corrections told of one container: an object whose labels change all the time is not worth more.
+const CORRECTIONS_MAX: u32 = 64;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(root: &std::path::Path, path: &str, text: &str) {
-        let file = root.join(path);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, text).unwrap();
-    }
-
-    #[test]
-    fn docker_and_containerd_describe_their_containers() {
-        let root = tempfile::tempdir().unwrap();
-        write(
-            root.path(),
-            "var/lib/docker/containers/aa/config.v2.json",
-            r#"{"Name":"/web","Config":{"Image":"nginx:1","Labels":{"app":"shop"}}}"#,
-        );
-        write(
-            root.path(),
-            "run/containerd/io.containerd.runtime.v2.task/k8s.io/bb/config.json",
-            r#"{"annotations":{"io.kubernetes.cri.container-name":"c","io.kubernetes.cri.sandbox-name":"p",
-                "io.kubernetes.cri.sandbox-namespace":"n","io.kubernetes.cri.image-name":"img:2"}}"#,
-        );
-        let mut runtimes = Runtimes::new(root.path());
-        let docker = runtimes.describe(&"aa".into(), 0);
-        assert_eq!((docker.name.as_deref(), docker.image.as_deref()), (Some("web"), Some("nginx:1")));
-        assert_eq!(docker.labels.get("app").map(String::as_str), Some("shop"));
-        let pod = runtimes.describe(&"bb".into(), 0);
-        let all = (pod.name.as_deref(), pod.pod.as_deref(), pod.namespace.as_deref(), pod.image.as_deref());
-        assert_eq!(all, (Some("c"), Some("p"), Some("n"), Some("img:2")));
-    }
-
-    #[test]
-    fn a_late_description_is_found() {
-        let root = tempfile::tempdir().unwrap();
-        let mut runtimes = Runtimes::new(root.path());
-        let id: Text = "cc".into();
-        assert_eq!(*runtimes.describe(&id, 0), Description::default());
-        write(root.path(), "var/lib/docker/containers/cc/config.v2.json", r#"{"Config":{"Image":"late"}}"#);
-        assert_eq!(runtimes.describe(&id, 1).image, None);
-        assert_eq!(runtimes.describe(&id, RETRY_NS).image.as_deref(), Some("late"));
-    }
-
-    #[test]
-    fn broken_files_describe_nothing() {
-        for text in ["", "{", "[]", r#"{"Config":7}"#, r#"{"annotations":[1]}"#] {
-            assert!(docker(text).is_none_or(|found| found == Description::default()));
-            assert!(oci(text).is_none_or(|found| found == Description::default()));
-        }
-    }
-}
+#[path = "runtime_tests.rs"]
+mod tests;

@@ -84,4 +84,5 @@ kinds! {
     HostStop = 42 "host_stop" Security,
     Loss = 43 "loss" Security,
     Sample = 44 "sample" Sample,
+    ContainerUpdate = 45 "container_update" Security,
 }

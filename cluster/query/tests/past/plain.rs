@@ -57,7 +57,7 @@ fn events(told: &[Told]) -> Vec<Told> {
 }
 
 pub const CONTAINERS: &str = "select tenant, region, host, container_id, container_name, image, namespace, pod, workload, app, \
-    first_seen::bigint, last_seen::bigint, started::bigint, ended::bigint, simulated from containers";
+    first_seen::bigint, last_seen::bigint, started::bigint, ended::bigint, simulated, image_digest, labels, privileged from containers";
 
 pub fn containers(told: &[Told]) -> Rows {
     let told = events(told);
@@ -68,6 +68,14 @@ pub fn containers(told: &[Told]) -> Rows {
     let row = |((tenant, host, id), of): (&(String, String, String), &Of<'_>)| {
         let known = |value: fn(&weir_schema::Container) -> Option<Text>| latest(of, |told| value(told.container()?));
         let started = |told: &Told| told.event.kind == Kind::ContainerStart;
+        let detail = |key: &str| {
+            latest(of, |told| {
+                matches!(told.event.kind, Kind::ContainerStart | Kind::ContainerUpdate).then_some(())?;
+                let json: serde_json::Value = serde_json::from_str(told.event.fields.detail.as_deref()?).ok()?;
+                let value = json.get(key)?;
+                Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            })
+        };
         let stopped = last(of, |told| told.event.kind == Kind::ContainerStop);
         let ended = stopped.filter(|stopped| last(of, started).is_none_or(|started| started <= *stopped));
         vec![
@@ -82,10 +90,13 @@ pub fn containers(told: &[Told]) -> Rows {
             known(|container| container.workload.clone()),
             known(|container| container.app.clone()),
             number(first(of, |_| true)),
-            number(last(of, |_| true)),
+            number(last(of, |told| told.event.kind != Kind::ContainerUpdate).or_else(|| last(of, |_| true))),
             number(first(of, started)),
             number(ended),
             simulated(of),
+            detail("image_digest"),
+            detail("labels"),
+            detail("privileged").and_then(|value| truth(value == "true")),
         ]
     };
     grouped(&told, key).iter().map(row).collect()

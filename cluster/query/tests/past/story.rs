@@ -76,8 +76,16 @@ impl Teller {
             7 => (Kind::Open, Fields { path: Some("/etc/hosts".into()), ..Fields::default() }),
             8 => (Kind::Connect, Fields { dst_ip: Some("10.0.0.7".into()), dst_port: Some(443), ..Fields::default() }),
             9 => {
-                let kind = if random.below(2) == 0 { Kind::ContainerStart } else { Kind::ContainerStop };
-                return event(kind, at, None, contained);
+                let kind = [Kind::ContainerStart, Kind::ContainerStop, Kind::ContainerUpdate][random.below(3) as usize];
+                let number = random.below(9);
+                let told = [
+                    format!(r#"{{"image_digest":"sha256:{number}","labels":{{"app":"{number}"}}}}"#),
+                    format!(r#"{{"privileged":{}}}"#, number > 4),
+                    "{no JSON".to_owned(),
+                ];
+                let told = told[random.below(3) as usize].as_str();
+                let detail = maybe(random, told.into());
+                return Event { fields: Fields { detail, ..Fields::default() }, ..event(kind, at, None, contained) };
             }
             10 => {
                 let kind = if random.below(3) == 0 { Kind::HostStop } else { Kind::HostStart };
