@@ -27,13 +27,14 @@ mod node;
 mod rules;
 mod section;
 mod shipped;
+mod sink;
 mod tls;
 
 use std::path::Path;
 
 pub use address::HostPort;
 pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice, UdpFilter};
-pub use alerts::{AlertLimits, AlertsConfig, Route, Secret, Severity, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use alerts::{AlertLimits, AlertsConfig, Severity};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
@@ -45,6 +46,7 @@ pub use node::{
 };
 pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
+pub use sink::{Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {
