@@ -136,6 +136,12 @@ impl RawAlerts {
         }
         Ok(AlertsConfig { limits, sinks })
     }
+
+    /// The one sink of a definition.
+    pub(crate) fn sink(self, document: &Document) -> Result<SinkConfig, Error> {
+        let raw = self.sinks.into_iter().next();
+        document.required("sinks", raw, "[[sinks]]")?.check(document, "sinks[0]")
+    }
 }
-/// Each costs a look at every alert.
-const SINKS_MAX: usize = 64;
+/// Sinks of a config and of statements together: each costs a look at every alert.
+pub const SINKS_MAX: usize = 64;

@@ -28,13 +28,14 @@ mod rules;
 mod section;
 mod shipped;
 mod sink;
+mod sink_definition;
 mod tls;
 
 use std::path::Path;
 
 pub use address::HostPort;
 pub use agent::{AgentConfig, BatchLimits, CallFilter, Collector, OpenFilter, SpoolLimits, TransportChoice, UdpFilter};
-pub use alerts::{AlertLimits, AlertsConfig, Severity};
+pub use alerts::{AlertLimits, AlertsConfig, SINKS_MAX, Severity};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use demo::DemoConfig;
@@ -46,7 +47,8 @@ pub use node::{
 };
 pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
-pub use sink::{Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use sink::{MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use sink_definition::{SinkDefinition, SinkRefusal, SinkValue};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -1,5 +1,6 @@
 //! One sink of alerts: what it speaks, where it is, and which alerts it takes.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -59,6 +60,8 @@ pub enum SinkFormat {
     Thehive,
     /// STIX 2.1 bundles, one line each in a file, or by POST.
     Stix,
+    /// E-mail by SMTP.
+    Email,
 }
 
 /// Where a sink is.
@@ -70,8 +73,34 @@ pub enum Target {
     Socket(HostPort, SyslogProtocol),
     /// A file that lines are added to.
     File(PathBuf),
+    /// A mail server, and who writes to whom.
+    Mail(MailTarget),
     /// The secret says it.
     InSecret,
+}
+
+/// Where mail goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailTarget {
+    /// The server that takes it (submission).
+    pub server: HostPort,
+    /// How the way there is kept.
+    pub security: MailSecurity,
+    /// Who writes.
+    pub from: String,
+    /// Who is written to: 1 to 32 addresses.
+    pub to: Vec<String>,
+}
+
+/// How the way to a mail server is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailSecurity {
+    /// TLS once the server was greeted (RFC 3207); without it nothing is sent.
+    StartTls,
+    /// TLS from the first byte on (RFC 8314).
+    Tls,
+    /// In the clear: for a relay on the same machine. Never with a password.
+    Plain,
 }
 
 /// What syslog is carried by.
@@ -120,6 +149,8 @@ pub(crate) struct RawSink {
     ca: Option<PathBuf>,
     index: Option<String>,
     user: Option<String>,
+    from: Option<String>,
+    to: Option<Vec<String>>,
     ack: Option<bool>,
     severity_min: Option<String>,
     rules: Option<Vec<String>>,
@@ -193,19 +224,21 @@ impl RawSink {
 
     /// Keys that a format has no use for are refused: whoever wrote them expects something.
     fn refuse_idle(&self, document: &Document, key: &str, format: SinkFormat, word: &str) -> Result<(), Error> {
-        use SinkFormat::{Cef, Elasticsearch, Ocsf, Pagerduty, Slack, Splunk, Stix, Syslog};
+        use SinkFormat::{Cef, Elasticsearch, Email, Ocsf, Pagerduty, Slack, Splunk, Stix, Syslog};
         let socket = matches!(format, Syslog | Cef);
         let file = format == Ocsf || (format == Stix && self.path.is_some());
         let idle = [
-            ("url", self.url.is_some() && (socket || file || format == Slack)),
-            ("address", self.address.is_some() && !socket),
-            ("protocol", self.protocol.is_some() && !socket),
+            ("url", self.url.is_some() && (socket || file || matches!(format, Slack | Email))),
+            ("address", self.address.is_some() && !socket && format != Email),
+            ("protocol", self.protocol.is_some() && !socket && format != Email),
             ("path", self.path.is_some() && !matches!(format, Ocsf | Stix)),
             ("secret_file", self.secret_file.is_some() && (socket || file)),
             ("secret_env", self.secret_env.is_some() && (socket || file)),
             ("ca", self.ca.is_some() && (file || (socket && self.protocol.as_deref() != Some("tls")))),
             ("index", self.index.is_some() && !matches!(format, Splunk | Elasticsearch)),
             ("user", self.user.is_some() && (socket || file || matches!(format, Slack | Pagerduty | Splunk))),
+            ("from", self.from.is_some() && format != Email),
+            ("to", self.to.is_some() && format != Email),
             ("ack", self.ack.is_some() && format != Splunk),
         ];
         match idle.iter().find(|(_, idle)| *idle) {
@@ -235,6 +268,7 @@ impl RawSink {
                 };
                 Ok(Target::Socket(address, protocol))
             }
+            SinkFormat::Email => Ok(Target::Mail(self.mail(document, key)?)),
             SinkFormat::Ocsf => {
                 let raw = document.required(&at("path"), self.path.clone(), "\"findings.ndjson\"")?;
                 Ok(Target::File(document.path(&at("path"), &raw)?))
@@ -252,6 +286,53 @@ impl RawSink {
             }
         }
     }
+}
+
+impl RawSink {
+    fn mail(&self, document: &Document, key: &str) -> Result<MailTarget, Error> {
+        let at = |name: &str| format!("{key}.{name}");
+        let raw = document.required(&at("address"), self.address.clone(), "\"smtp.example.org:587\"")?;
+        let server = document.parsed(&at("address"), &raw, "write host:port, such as \"smtp.example.org:587\"")?;
+        let security = match self.protocol.as_deref() {
+            None | Some("starttls") => MailSecurity::StartTls,
+            Some("tls") => MailSecurity::Tls,
+            Some("plain") => MailSecurity::Plain,
+            Some(_) => return Err(document.wrong(&at("protocol"), "not known", "write \"starttls\", \"tls\" or \"plain\"")),
+        };
+        let has_secret = self.secret_file.is_some() || self.secret_env.is_some();
+        if has_secret != self.user.is_some() {
+            return Err(document.wrong(
+                &at("user"),
+                "a user and a password go together",
+                "write both user and secret_file, or none",
+            ));
+        }
+        if has_secret && security == MailSecurity::Plain {
+            let cure = "write \"starttls\" or \"tls\", or leave user and secret away";
+            return Err(document.wrong(&at("protocol"), "a password would be sent in the clear", cure));
+        }
+        let address = |name: &str, raw: &str| match is_mail_address(raw) {
+            true => Ok(raw.to_owned()),
+            false => Err(document.wrong(&at(name), "no address of a mailbox", "write such as \"soc@example.org\"")),
+        };
+        let from = address("from", &document.required(&at("from"), self.from.clone(), "\"weir@example.org\"")?)?;
+        let to = document.required(&at("to"), self.to.clone(), "[\"soc@example.org\"]")?;
+        if to.is_empty() || to.len() > RECIPIENTS_MAX {
+            let cure = format!("write 1 to {RECIPIENTS_MAX} addresses; more of them are a mailing list's work");
+            return Err(document.wrong(&at("to"), "nobody to write to, or too many", cure));
+        }
+        let each = to.iter().enumerate();
+        let to = each.map(|(place, raw)| address(&format!("to[{place}]"), raw)).collect::<Result<_, _>>()?;
+        Ok(MailTarget { server, security, from, to })
+    }
+}
+
+/// A mailbox as plain text. Quoted local parts are left out: nobody's alerts go there, and they may hold anything.
+fn is_mail_address(text: &str) -> bool {
+    let plain =
+        |part: &str, more: &[u8]| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
+    text.len() <= MAIL_ADDRESS_BYTES_MAX
+        && text.split_once('@').is_some_and(|(local, domain)| plain(local, b".!#$%&'*+-/=?^_`{|}~") && plain(domain, b".-"))
 }
 
 /// Enough to name the mistake; whoever sends parses it in full.
@@ -281,31 +362,84 @@ impl SinkFormat {
     }
 }
 
+impl SinkFormat {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Webhook,
+        Self::Syslog,
+        Self::Cef,
+        Self::Splunk,
+        Self::Elasticsearch,
+        Self::Ocsf,
+        Self::Slack,
+        Self::Pagerduty,
+        Self::Alertmanager,
+        Self::Thehive,
+        Self::Stix,
+        Self::Email,
+    ];
+
+    /// Its word in a config.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Syslog => "syslog",
+            Self::Cef => "cef",
+            Self::Splunk => "splunk",
+            Self::Elasticsearch => "elasticsearch",
+            Self::Ocsf => "ocsf",
+            Self::Slack => "slack",
+            Self::Pagerduty => "pagerduty",
+            Self::Alertmanager => "alertmanager",
+            Self::Thehive => "thehive",
+            Self::Stix => "stix",
+            Self::Email => "email",
+        }
+    }
+}
+
 impl FromStr for SinkFormat {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text {
-            "webhook" => Self::Webhook,
-            "syslog" => Self::Syslog,
-            "cef" => Self::Cef,
-            "splunk" => Self::Splunk,
-            "elasticsearch" => Self::Elasticsearch,
-            "ocsf" => Self::Ocsf,
-            "slack" => Self::Slack,
-            "pagerduty" => Self::Pagerduty,
-            "alertmanager" => Self::Alertmanager,
-            "thehive" => Self::Thehive,
-            "stix" => Self::Stix,
-            _ => return Err("no format of a sink"),
-        })
+        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or("no format of a sink")
+    }
+}
+
+impl fmt::Display for Target {
+    /// For people. Of an address only scheme and host, because what stands behind them may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => {
+                let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+                write!(f, "{scheme}://{}", rest.split(['/', '?', '#']).next().unwrap_or_default())
+            }
+            Self::Socket(address, protocol) => {
+                let protocol = match protocol {
+                    SyslogProtocol::Udp => "udp",
+                    SyslogProtocol::Tcp => "tcp",
+                    SyslogProtocol::Tls => "tls",
+                };
+                write!(f, "{protocol}://{address}")
+            }
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Mail(mail) => {
+                let scheme = if mail.security == MailSecurity::Tls { "smtps" } else { "smtp" };
+                write!(f, "{scheme}://{}", mail.server)
+            }
+            Self::InSecret => f.write_str("in its secret"),
+        }
     }
 }
 
 const FORMATS: &str =
-    "write webhook, syslog, cef, splunk, elasticsearch, ocsf, slack, pagerduty, alertmanager, thehive or stix, in quotes";
+    "write webhook, syslog, cef, splunk, elasticsearch, ocsf, slack, pagerduty, alertmanager, thehive, stix or email, in quotes";
 const SEVERITIES: &str = "write debug, informational, notice, warning, error, critical, alert or emergency, in quotes";
 const URL_CURE: &str = "write such as \"https://soc.example.org/alerts\"; a password belongs into secret_file";
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 /// Patterns of one key.
 const GLOBS_MAX: usize = 256;
+/// Recipients of one message.
+const RECIPIENTS_MAX: usize = 32;
+/// RFC 5321, 4.5.3.1.3.
+const MAIL_ADDRESS_BYTES_MAX: usize = 254;

@@ -24,7 +24,9 @@ pub mod metrics;
 mod outbox;
 mod sender;
 pub mod sink;
+mod smtp;
 mod socket;
+mod status;
 mod tls;
 
 pub use alert::{Alert, State, cut, time_text};
@@ -33,4 +35,5 @@ pub use error::Error;
 pub use ledger::{Batch, Change, Ledger, Memory, Objects, read_outbox};
 pub use outbox::{Jitter, Limits, Outbox};
 pub use sender::{Rows, Sender, Source, ask_redrive};
-pub use sink::{Outcome, Sinks};
+pub use sink::{Outcome, Sinks, trouble_of};
+pub use status::{SinkStatus, read_status};
