@@ -47,7 +47,7 @@ pub use node::{
 };
 pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
-pub use sink::{MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use sink::{KafkaTarget, MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use sink_definition::{SinkDefinition, SinkRefusal, SinkValue};
 pub use tls::{ClientTls, Enrol, ServerTls};
 

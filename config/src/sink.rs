@@ -62,6 +62,8 @@ pub enum SinkFormat {
     Stix,
     /// E-mail by SMTP.
     Email,
+    /// OCSF Detection Findings as records of a topic of Kafka.
+    Kafka,
 }
 
 /// Where a sink is.
@@ -75,8 +77,21 @@ pub enum Target {
     File(PathBuf),
     /// A mail server, and who writes to whom.
     Mail(MailTarget),
+    /// A topic of Kafka.
+    Kafka(KafkaTarget),
     /// The secret says it.
     InSecret,
+}
+
+/// A topic of Kafka, or of what speaks its protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaTarget {
+    /// Brokers to begin with: 1 to 16. The rest they tell.
+    pub brokers: Vec<HostPort>,
+    /// The topic. It is not created.
+    pub topic: String,
+    /// TLS. Without it no password is sent.
+    pub tls: bool,
 }
 
 /// Where mail goes.
@@ -151,6 +166,8 @@ pub(crate) struct RawSink {
     user: Option<String>,
     from: Option<String>,
     to: Option<Vec<String>>,
+    brokers: Option<Vec<String>>,
+    topic: Option<String>,
     ack: Option<bool>,
     severity_min: Option<String>,
     rules: Option<Vec<String>>,
@@ -224,13 +241,13 @@ impl RawSink {
 
     /// Keys that a format has no use for are refused: whoever wrote them expects something.
     fn refuse_idle(&self, document: &Document, key: &str, format: SinkFormat, word: &str) -> Result<(), Error> {
-        use SinkFormat::{Cef, Elasticsearch, Email, Ocsf, Pagerduty, Slack, Splunk, Stix, Syslog};
+        use SinkFormat::{Cef, Elasticsearch, Email, Kafka, Ocsf, Pagerduty, Slack, Splunk, Stix, Syslog};
         let socket = matches!(format, Syslog | Cef);
         let file = format == Ocsf || (format == Stix && self.path.is_some());
         let idle = [
-            ("url", self.url.is_some() && (socket || file || matches!(format, Slack | Email))),
+            ("url", self.url.is_some() && (socket || file || matches!(format, Slack | Email | Kafka))),
             ("address", self.address.is_some() && !socket && format != Email),
-            ("protocol", self.protocol.is_some() && !socket && format != Email),
+            ("protocol", self.protocol.is_some() && !socket && !matches!(format, Email | Kafka)),
             ("path", self.path.is_some() && !matches!(format, Ocsf | Stix)),
             ("secret_file", self.secret_file.is_some() && (socket || file)),
             ("secret_env", self.secret_env.is_some() && (socket || file)),
@@ -239,6 +256,8 @@ impl RawSink {
             ("user", self.user.is_some() && (socket || file || matches!(format, Slack | Pagerduty | Splunk))),
             ("from", self.from.is_some() && format != Email),
             ("to", self.to.is_some() && format != Email),
+            ("brokers", self.brokers.is_some() && format != Kafka),
+            ("topic", self.topic.is_some() && format != Kafka),
             ("ack", self.ack.is_some() && format != Splunk),
         ];
         match idle.iter().find(|(_, idle)| *idle) {
@@ -268,6 +287,7 @@ impl RawSink {
                 };
                 Ok(Target::Socket(address, protocol))
             }
+            SinkFormat::Kafka => Ok(Target::Kafka(self.kafka(document, key)?)),
             SinkFormat::Email => Ok(Target::Mail(self.mail(document, key)?)),
             SinkFormat::Ocsf => {
                 let raw = document.required(&at("path"), self.path.clone(), "\"findings.ndjson\"")?;
@@ -299,18 +319,8 @@ impl RawSink {
             Some("plain") => MailSecurity::Plain,
             Some(_) => return Err(document.wrong(&at("protocol"), "not known", "write \"starttls\", \"tls\" or \"plain\"")),
         };
-        let has_secret = self.secret_file.is_some() || self.secret_env.is_some();
-        if has_secret != self.user.is_some() {
-            return Err(document.wrong(
-                &at("user"),
-                "a user and a password go together",
-                "write both user and secret_file, or none",
-            ));
-        }
-        if has_secret && security == MailSecurity::Plain {
-            let cure = "write \"starttls\" or \"tls\", or leave user and secret away";
-            return Err(document.wrong(&at("protocol"), "a password would be sent in the clear", cure));
-        }
+        let cure = "write \"starttls\" or \"tls\", or leave user and secret away";
+        self.login(document, key, (security == MailSecurity::Plain).then_some(cure))?;
         let address = |name: &str, raw: &str| match is_mail_address(raw) {
             true => Ok(raw.to_owned()),
             false => Err(document.wrong(&at(name), "no address of a mailbox", "write such as \"soc@example.org\"")),
@@ -324,6 +334,43 @@ impl RawSink {
         let each = to.iter().enumerate();
         let to = each.map(|(place, raw)| address(&format!("to[{place}]"), raw)).collect::<Result<_, _>>()?;
         Ok(MailTarget { server, security, from, to })
+    }
+}
+
+impl RawSink {
+    /// User and password go together, and never in the clear: then there is a cure for it.
+    fn login(&self, document: &Document, key: &str, clear: Option<&str>) -> Result<(), Error> {
+        let at = |name: &str| format!("{key}.{name}");
+        let has_secret = self.secret_file.is_some() || self.secret_env.is_some();
+        match clear {
+            _ if has_secret != self.user.is_some() => {
+                Err(document.wrong(&at("user"), "a user and a password go together", "write both user and secret_file, or none"))
+            }
+            Some(cure) if has_secret => Err(document.wrong(&at("protocol"), "a password would be sent in the clear", cure)),
+            _ => Ok(()),
+        }
+    }
+
+    fn kafka(&self, document: &Document, key: &str) -> Result<KafkaTarget, Error> {
+        let at = |name: &str| format!("{key}.{name}");
+        let raw = document.required(&at("brokers"), self.brokers.clone(), "[\"kafka-1.example.org:9093\"]")?;
+        if raw.is_empty() || raw.len() > BROKERS_MAX {
+            let cure = format!("write 1 to {BROKERS_MAX} to begin with; they tell the others");
+            return Err(document.wrong(&at("brokers"), "no broker, or too many", cure));
+        }
+        let each = raw.iter().enumerate();
+        let cure = "write host:port, such as \"kafka-1.example.org:9093\"";
+        let brokers = each.map(|(place, raw)| document.parsed(&at(&format!("brokers[{place}]")), raw, cure));
+        let brokers = brokers.collect::<Result<_, _>>()?;
+        // Kafka's own rule for topics is that of our names.
+        let topic = document.name(&at("topic"), document.required(&at("topic"), self.topic.clone(), "\"weir.alerts\"")?)?;
+        let tls = match self.protocol.as_deref() {
+            None | Some("tls") => true,
+            Some("plain") => false,
+            Some(_) => return Err(document.wrong(&at("protocol"), "not known", "write \"tls\" or \"plain\"")),
+        };
+        self.login(document, key, (!tls).then_some("write \"tls\", or leave user and secret away"))?;
+        Ok(KafkaTarget { brokers, topic, tls })
     }
 }
 
@@ -364,7 +411,7 @@ impl SinkFormat {
 
 impl SinkFormat {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Webhook,
         Self::Syslog,
         Self::Cef,
@@ -377,6 +424,7 @@ impl SinkFormat {
         Self::Thehive,
         Self::Stix,
         Self::Email,
+        Self::Kafka,
     ];
 
     /// Its word in a config.
@@ -394,6 +442,7 @@ impl SinkFormat {
             Self::Thehive => "thehive",
             Self::Stix => "stix",
             Self::Email => "email",
+            Self::Kafka => "kafka",
         }
     }
 }
@@ -427,13 +476,13 @@ impl fmt::Display for Target {
                 let scheme = if mail.security == MailSecurity::Tls { "smtps" } else { "smtp" };
                 write!(f, "{scheme}://{}", mail.server)
             }
+            Self::Kafka(kafka) => write!(f, "kafka://{}/{}", kafka.brokers[0], kafka.topic),
             Self::InSecret => f.write_str("in its secret"),
         }
     }
 }
 
-const FORMATS: &str =
-    "write webhook, syslog, cef, splunk, elasticsearch, ocsf, slack, pagerduty, alertmanager, thehive, stix or email, in quotes";
+const FORMATS: &str = "write webhook, syslog, cef, splunk, elasticsearch, ocsf, slack, pagerduty, alertmanager, thehive, stix, email or kafka, in quotes";
 const SEVERITIES: &str = "write debug, informational, notice, warning, error, critical, alert or emergency, in quotes";
 const URL_CURE: &str = "write such as \"https://soc.example.org/alerts\"; a password belongs into secret_file";
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -441,5 +490,7 @@ const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 const GLOBS_MAX: usize = 256;
 /// Recipients of one message.
 const RECIPIENTS_MAX: usize = 32;
+/// Brokers to begin with.
+const BROKERS_MAX: usize = 16;
 /// RFC 5321, 4.5.3.1.3.
 const MAIL_ADDRESS_BYTES_MAX: usize = 254;

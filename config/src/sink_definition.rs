@@ -50,6 +50,7 @@ impl SinkDefinition {
             "syslog" | "cef" | "email" => "address",
             "ocsf" => "path",
             "stix" if !to.contains("://") => "path",
+            "kafka" => "brokers",
             _ => "url",
         }
     }
@@ -65,7 +66,7 @@ impl SinkDefinition {
             if self.keys[..place].iter().any(|(before, _)| before == key) || ["name", "format"].contains(&key.as_str()) {
                 return Err(refusal(format!("{key} is given twice"), "keep one of them"));
             }
-            text += &format!("{} = {}\n", quoted(key), value.as_toml());
+            text += &format!("{} = {}\n", quoted(key), value.as_toml(key == "brokers"));
         }
         let read = Document::read::<RawAlerts>(Path::new("/"), &text, []);
         let sink = read.and_then(|(document, raw)| raw.sink(&document)).map_err(told)?;
@@ -129,8 +130,10 @@ impl SinkDefinition {
 }
 
 impl SinkValue {
-    fn as_toml(&self) -> String {
+    /// Brokers may be written as Kafka's own tools take them: one text with commas.
+    fn as_toml(&self, commas: bool) -> String {
         match self {
+            Self::Text(text) if commas => Self::List(text.split(',').map(|one| one.trim().to_owned()).collect()).as_toml(false),
             Self::Text(text) => quoted(text),
             Self::Flag(flag) => flag.to_string(),
             Self::List(texts) => format!("[{}]", texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")),
@@ -248,6 +251,7 @@ mod tests {
             ("webhook", &[("url", "https://soc/"), ("severity_min", "high")], "severity_min = 'high'"),
             ("webhook", &[("url", "https://soc/"), ("ack", "yes")], "ack = 'yes'"),
             ("ocsf", &[("path", "findings")], "path is a relative path"),
+            ("kafka", &[("brokers", "a:9093, b"), ("topic", "t")], "brokers[1] = 'b': no port"),
             ("pagerduty", &[], "a sink of format pagerduty needs the integration's routing key"),
         ] {
             let refused = definition(format, keys).check().unwrap_err();

@@ -19,6 +19,7 @@ mod alert;
 mod entry;
 mod error;
 mod http;
+mod kafka;
 mod ledger;
 pub mod metrics;
 mod outbox;

@@ -7,6 +7,7 @@ mod attack;
 mod ecs;
 mod elasticsearch;
 mod email;
+mod kafka;
 mod ocsf;
 mod pagerduty;
 mod slack;
@@ -27,10 +28,12 @@ use weir_config::{AlertsConfig, MailTarget, Route, Secret, SinkConfig, SinkForma
 use crate::alert::{Alert, time_text};
 use crate::error::Error;
 use crate::http::Http;
+use crate::kafka::Kafka;
 use crate::smtp::Smtp;
 use crate::socket::{self, Syslog};
 
 pub use crate::http::{Answer, Request};
+pub use crate::kafka::Record;
 pub use crate::smtp::Mail;
 
 /// One place's way of being told. It makes messages and reads answers; it sends nothing itself.
@@ -53,6 +56,8 @@ pub enum Message {
     Line(Vec<u8>),
     /// By SMTP.
     Mail(Mail),
+    /// To a topic.
+    Record(Record),
 }
 
 /// What an answer means.
@@ -112,6 +117,7 @@ enum Via {
     Syslog(Syslog),
     File(PathBuf),
     Smtp(Smtp),
+    Kafka(Box<Kafka>),
 }
 
 impl Sinks {
@@ -195,16 +201,15 @@ pub fn trouble_of(section: &SinkConfig, node: &str) -> Option<String> {
 impl Channel {
     fn new(section: &SinkConfig, node: &str, time_ms_max: u64) -> Result<Self, String> {
         let secret = section.secret.as_ref().map(read_secret).transpose()?;
+        let login = section.user.as_deref().zip(secret.as_deref());
         let via = match &section.target {
             Target::Url(_) | Target::InSecret => Via::Http(Http::new(section.ca.as_deref(), time_ms_max)?),
             Target::Socket(address, protocol) => {
                 Via::Syslog(Syslog::new(address, *protocol, section.ca.as_deref(), time_ms_max)?)
             }
             Target::File(path) => Via::File(path.clone()),
-            Target::Mail(mail) => {
-                let login = section.user.as_deref().zip(secret.as_deref());
-                Via::Smtp(Smtp::new(mail, login, section.ca.as_deref(), time_ms_max)?)
-            }
+            Target::Mail(mail) => Via::Smtp(Smtp::new(mail, login, section.ca.as_deref(), time_ms_max)?),
+            Target::Kafka(topic) => Via::Kafka(Box::new(Kafka::new(topic, login, section.ca.as_deref(), time_ms_max)?)),
         };
         Ok(Self { section: section.clone(), sink: make(section, secret, node)?, via })
     }
@@ -215,6 +220,7 @@ impl Channel {
             (Via::Http(_), Message::Http(request)) => request,
             (Via::Syslog(server), Message::Line(line)) => return done(server.send(&line).await),
             (Via::Smtp(server), Message::Mail(mail)) => return server.send(mail).await,
+            (Via::Kafka(topic), Message::Record(record)) => return topic.send(record).await,
             (Via::File(path), Message::Line(line)) => return done(socket::add_line(path, line).await),
             _ => return Outcome::Refused { why: "this format has no way to this kind of place".to_owned() },
         };
@@ -241,7 +247,7 @@ fn make(section: &SinkConfig, secret: Option<String>, node: &str) -> Result<Box<
     let url = match &section.target {
         Target::Url(url) => url.clone(),
         Target::InSecret => secret.clone().unwrap_or_default(),
-        Target::Socket(..) | Target::File(_) | Target::Mail(_) => String::new(),
+        Target::Socket(..) | Target::File(_) | Target::Mail(_) | Target::Kafka(_) => String::new(),
     };
     if matches!(section.target, Target::Url(_) | Target::InSecret) && !(url.starts_with("http://") || url.starts_with("https://"))
     {
@@ -264,6 +270,7 @@ fn make(section: &SinkConfig, secret: Option<String>, node: &str) -> Result<Box<
             let Target::Mail(MailTarget { from, .. }) = &section.target else { return Err("it has no mail server".to_owned()) };
             Box::new(email::Email { domain: from.rsplit('@').next().unwrap_or_default().to_owned() })
         }
+        SinkFormat::Kafka => Box::new(kafka::Topic),
         SinkFormat::Ocsf => Box::new(ocsf::Ocsf),
         SinkFormat::Slack => Box::new(slack::Slack { url }),
         SinkFormat::Pagerduty => Box::new(pagerduty::PagerDuty { url, key }),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a test may panic, and not every test uses all")]
 
+pub(crate) mod kafka;
 pub(crate) mod smtp;
 
 use std::collections::BTreeMap;
