@@ -232,9 +232,8 @@ pub(crate) async fn follow(
             }
         }
         known = Some(now);
-        match tokio::time::timeout(AGAIN_AFTER, chained.changed()).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = tokio::time::timeout(AGAIN_AFTER, chained.changed()).await {
+            return;
         }
     }
 }

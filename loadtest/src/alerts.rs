@@ -257,12 +257,9 @@ fn compare(told: &BTreeMap<String, i64>, before: &BTreeSet<String>, alerts: &[(S
     for one in taken {
         keys.insert(&one.alert_id);
         books.strange += usize::from(one.key != format!("{}:{}", one.alert_id, one.revision));
-        match seen.insert(&one.key, one.hash) {
-            Some(hash) => {
-                books.repeated += 1;
-                books.strange += usize::from(hash != one.hash);
-            }
-            None => {}
+        if let Some(hash) = seen.insert(&one.key, one.hash) {
+            books.repeated += 1;
+            books.strange += usize::from(hash != one.hash);
         }
     }
     books.lost = ids.difference(&keys).count();

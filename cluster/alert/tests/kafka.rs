@@ -92,15 +92,29 @@ async fn answers_of_a_broker_mean_what_they_mean() {
     let other = Broker::start(Manners { topic: "other", ..manners() }).await;
     let outcome = to(dir.path(), other.port, "protocol = \"plain\"").deliver("sink", alert()).await;
     assert!(matches!(&outcome, Outcome::Retry { why, .. } if why.contains("there is no topic")), "{outcome:?}");
-    // Nobody there; then there is: the same sink finds it.
+    // Nobody there, and somebody who says nothing.
     let broker = Broker::start(manners()).await;
     let sinks = to(dir.path(), broker.port, "protocol = \"plain\"");
-    let port = broker.port;
     drop(broker);
     assert!(matches!(sinks.deliver("sink", alert()).await, Outcome::Retry { .. }));
     let silent = server::Server::start_silent().await;
     let silent_port: u16 = silent.url.rsplit(':').next().unwrap().parse().unwrap();
     let outcome = to(dir.path(), silent_port, "protocol = \"plain\"").deliver("sink", alert()).await;
     assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
-    drop((sinks, port));
+}
+
+/// With `WEIR_KAFKA=host:port` of a broker that has, or makes, the topic `weir.alerts`; CI has none.
+#[tokio::test]
+async fn a_broker_of_others_takes_records() {
+    let Ok(broker) = std::env::var("WEIR_KAFKA") else {
+        eprintln!("SKIPPED: WEIR_KAFKA names no broker");
+        return;
+    };
+    let dir = dir_with_secrets();
+    let section = format!("brokers = [\"{broker}\"]\nprotocol = \"plain\"\ntopic = \"weir.alerts\"");
+    let sinks = sinks(dir.path(), &[("kafka", &section)], 10_000);
+    for number in 0..20 {
+        let alert = Alert { alert_id: format!("alert {number}"), ..alert() };
+        assert_eq!(sinks.deliver("sink", alert).await, Outcome::Delivered);
+    }
 }
