@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! SHARED/cluster/alerts/outbox/<n>      what each sink has got and lacks (see `cluster/alert/src/ledger.rs`)
+//! SHARED/cluster/alerts/status        how each sink is, for people (see `cluster/alert/src/status.rs`)
 //! SHARED/cluster/alerts/redrive/<id>    a sink's name, or nothing for all: its dead letters are to be sent again
 //! SHARED/alerts/lock                    at level `local`: held by the node that sends; at level `object` it is the chain's holder
 //! ```
@@ -14,6 +15,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 use weir_alert::{Alert, Entry, Memory, Objects, Rows, Sender, Sinks, Source};
 use weir_archive::{Created, ObjectPath, Store};
@@ -24,6 +26,7 @@ use weir_query::{Live, LiveError};
 use crate::error::Error;
 use crate::log::{Duty, Logs, nonce};
 use crate::node::cluster_store;
+use crate::sinks::{self, ChainedSinks};
 
 /// One alert that a sink lacks, as people see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,50 +51,71 @@ pub async fn redrive(config: &NodeConfig, sink: Option<&str>) -> Result<(), Erro
     Ok(weir_alert::ask_redrive(&AlertObjects::open(config)?, nonce(), sink).await?)
 }
 
-/// Checks the sinks, and starts the thread that sends while this node is to. None: there are no sinks.
-pub(crate) fn start(
-    config: &NodeConfig,
-    logs: Arc<dyn Logs>,
-    live: Live,
-    wall_ms: fn() -> u64,
-    stop: impl Fn() -> bool + Send + 'static,
-) -> Result<Option<JoinHandle<()>>, Error> {
-    weir_alert::metrics::describe();
-    let sinks = Sinks::new(&config.alerts, &config.id)?;
-    if sinks.routes().is_empty() {
-        return Ok(None);
-    }
-    let sender = Sender {
-        sinks,
-        limits: config.alerts.limits.clone(),
-        objects: Arc::new(AlertObjects::open(config)?),
-        source: Arc::new(Relation(live)),
-        node: config.id.clone(),
-        wall_ms,
-        nonce,
-    };
-    let runtime = Handle::current();
-    let send = move || {
-        while !stop() {
-            match logs.elect(Duty::Sender) {
-                Ok(Some(office)) => {
-                    let held = || !stop() && office.is_held();
-                    match runtime.block_on(Box::pin(sender.run(held))) {
-                        Ok(()) => {}
-                        Err(weir_alert::Error::Fenced) => info!("another node sends alerts now"),
-                        Err(failed) => {
-                            weir_alert::metrics::failed();
-                            error!(error = %failed, "alerts are not sent; trying on");
-                        }
-                    }
-                }
-                Ok(None) => {}
-                Err(failed) => warn!(error = %failed, "it is not known who sends alerts"),
+/// What the sender of a node is made of.
+pub(crate) struct Alerting {
+    pub(crate) logs: Arc<dyn Logs>,
+    pub(crate) live: Live,
+    pub(crate) wall_ms: fn() -> u64,
+    /// The sinks that people made; none: the chain was not read yet.
+    pub(crate) chained: watch::Receiver<Option<ChainedSinks>>,
+}
+
+impl Alerting {
+    /// Checks the sinks of the config, and starts the thread that sends while this node is to, with the task that tells it of other sinks.
+    pub(crate) fn start(
+        self,
+        config: &NodeConfig,
+        stop: impl Fn() -> bool + Send + 'static,
+    ) -> Result<(JoinHandle<()>, tokio::task::JoinHandle<()>), Error> {
+        weir_alert::metrics::describe();
+        let Self { logs, live, wall_ms, chained } = self;
+        let (tell_sinks, sinks) = watch::channel(Sinks::new(&config.alerts, &config.id)?);
+        let following = tokio::spawn(sinks::follow(config.alerts.clone(), config.id.clone(), chained, tell_sinks));
+        let sender = Sender {
+            sinks,
+            limits: config.alerts.limits.clone(),
+            objects: Arc::new(AlertObjects::open(config)?),
+            source: Arc::new(Relation(live)),
+            node: config.id.clone(),
+            wall_ms,
+            nonce,
+        };
+        let runtime = Handle::current();
+        let send = move || {
+            while !stop() {
+                send_if_elected(&sender, &*logs, &runtime, &stop);
+                std::thread::sleep(ELECT_EVERY);
             }
-            std::thread::sleep(ELECT_EVERY);
-        }
+        };
+        let sending = std::thread::Builder::new().name("alerts".to_owned()).spawn(send).expect("a thread can be started");
+        Ok((sending, following))
+    }
+}
+
+/// Sends for as long as this node is the one to do so. While there are no sinks nobody needs to.
+fn send_if_elected(sender: &Sender, logs: &dyn Logs, runtime: &Handle, stop: &impl Fn() -> bool) {
+    let idle = {
+        let sinks = sender.sinks.borrow();
+        sinks.routes().is_empty() && sinks.gone().is_empty()
     };
-    Ok(Some(std::thread::Builder::new().name("alerts".to_owned()).spawn(send).expect("a thread can be started")))
+    if idle {
+        return;
+    }
+    match logs.elect(Duty::Sender) {
+        Ok(Some(office)) => {
+            let held = || !stop() && office.is_held();
+            match runtime.block_on(Box::pin(sender.run(held))) {
+                Ok(()) => {}
+                Err(weir_alert::Error::Fenced) => info!("another node sends alerts now"),
+                Err(failed) => {
+                    weir_alert::metrics::failed();
+                    error!(error = %failed, "alerts are not sent; trying on");
+                }
+            }
+        }
+        Ok(None) => {}
+        Err(failed) => warn!(error = %failed, "it is not known who sends alerts"),
+    }
 }
 
 /// The relation `alerts`, through the workers of this node.
@@ -168,10 +192,10 @@ fn column<A: Clone + 'static>(batch: &RecordBatch, name: &str, wanted: &DataType
 }
 
 /// The folder `alerts` of the objects by which nodes agree.
-struct AlertObjects(Store);
+pub(crate) struct AlertObjects(Store);
 
 impl AlertObjects {
-    fn open(config: &NodeConfig) -> Result<Self, Error> {
+    pub(crate) fn open(config: &NodeConfig) -> Result<Self, Error> {
         Ok(Self(cluster_store(config)?.below("alerts")))
     }
 }
@@ -190,6 +214,10 @@ impl Objects for AlertObjects {
     async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool, String> {
         let created = self.0.create(&ObjectPath::from(name), bytes).await.map_err(|failed| failed.to_string())?;
         Ok(created == Created::Yes)
+    }
+
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String> {
+        self.0.write(&ObjectPath::from(name), bytes).await.map_err(|failed| failed.to_string())
     }
 
     async fn remove(&self, name: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! members/<node>      version u8 | postcard of Beat
 //! wanted/views/<id>   changes of views that are asked for, see views.rs
 //! wanted/rules/<id>   changes of rules that are asked for, see rules.rs
+//! wanted/sinks/<id>   changes of sinks that are asked for, see sinks.rs
 //! wanted/workers      decimal: worker threads of each node, as people want them
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::checkpoint;
 use crate::error::Error;
 use crate::membership::{Beat, Workers};
 use crate::rules::{self, RulesRequest};
+use crate::sinks::{self, SinkRequest};
 use crate::views::{self, ViewRequest};
 
 /// How this node's workers are, told by whoever keeps them.
@@ -58,6 +60,8 @@ pub(crate) struct Seen {
     pub(crate) requests: Vec<ViewRequest>,
     /// Changes of rules that are asked for.
     pub(crate) rules: Vec<RulesRequest>,
+    /// Changes of sinks that are asked for.
+    pub(crate) sinks: Vec<SinkRequest>,
 }
 
 /// What this node found last, shared with the holder.
@@ -124,8 +128,8 @@ pub(crate) async fn look(store: &Store) -> Result<Seen, Error> {
     let workers =
         workers.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok()).filter(|n| (1..=WORKERS_MAX).contains(n));
     let (checkpoints, requests) = (checkpoint::list(store).await?, views::requests(store).await?);
-    let rules = rules::requests(store).await?;
-    Ok(Seen { at: Instant::now(), beats, workers, checkpoints, requests, rules })
+    let (rules, sinks) = (rules::requests(store).await?, sinks::requests(store).await?);
+    Ok(Seen { at: Instant::now(), beats, workers, checkpoints, requests, rules, sinks })
 }
 
 /// Whether another process gives signs of life under this name: two looks, so far apart that it gives one between them.

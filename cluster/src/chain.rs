@@ -14,6 +14,7 @@ use weir_schema::Name;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::rules::{ChainedRules, RulesRequest};
+use crate::sinks::{ChainedSinks, SinkRequest};
 use crate::tables::Tables;
 use crate::views::{ViewRequest, Views};
 
@@ -50,6 +51,8 @@ pub enum Command {
     Views(ViewRequest),
     /// Somebody changes the rules. What became of it follows from the records before: [`ChainedRules::outcome`].
     Rules(RulesRequest),
+    /// Somebody changes the sinks of alerts. What became of it follows from the records before: [`ChainedSinks::outcome`].
+    Sinks(SinkRequest),
 }
 
 impl ChainRecord {
@@ -91,6 +94,8 @@ pub struct ChainState {
     pub rules: ChainedRules,
     /// What is known of the tables among the views.
     pub(crate) tables: Tables,
+    /// The sinks that people have made.
+    pub sinks: ChainedSinks,
 }
 
 impl ChainState {
@@ -124,6 +129,7 @@ impl ChainState {
                 }
                 Command::Views(request) => self.views.apply(record.tick, request, &mut self.tables),
                 Command::Rules(request) => self.rules.apply(record.tick, request),
+                Command::Sinks(request) => self.sinks.apply(request),
                 Command::Form(generation) => {
                     let last = self.formed.as_ref().map_or(0, |formed| formed.number);
                     if generation.number <= last {

@@ -22,6 +22,7 @@ use crate::chain::ChainState;
 use crate::error::Error;
 use crate::metrics;
 use crate::rules::ChainedRules;
+use crate::sinks::ChainedSinks;
 use crate::tables::Tables;
 use crate::views::Views;
 
@@ -181,10 +182,11 @@ pub(crate) async fn position(store: &Store, tick: u64) -> Result<Position, Error
 fn position_of(bytes: &[u8]) -> Option<Position> {
     match bytes.split_first()? {
         (&POSITION_VERSION, body) => postcard::from_bytes(body).ok(),
-        // Before there were tables, rules, or views: they come last, and there were none.
-        (3, body) => with(body, &Tables::default()),
-        (2, body) => with(body, &(ChainedRules::default(), Tables::default())),
-        (1, body) => with(body, &(Views::default(), ChainedRules::default(), Tables::default())),
+        // Before there were sinks, tables, rules, or views: they come last, and there were none.
+        (4, body) => with(body, &ChainedSinks::default()),
+        (3, body) => with(body, &(Tables::default(), ChainedSinks::default())),
+        (2, body) => with(body, &(ChainedRules::default(), Tables::default(), ChainedSinks::default())),
+        (1, body) => with(body, &(Views::default(), ChainedRules::default(), Tables::default(), ChainedSinks::default())),
         _ => None,
     }
 }
@@ -219,7 +221,7 @@ const FOLDER: &str = "checkpoints";
 const POSITION: &str = "position";
 const DONE: &str = "done";
 const VERSION: u8 = 1;
-const POSITION_VERSION: u8 = 4;
+const POSITION_VERSION: u8 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -265,6 +267,17 @@ mod tests {
         assert_eq!(listed(), [3_000, 4_000]);
         let left = runtime.block_on(writer.store.list(&ObjectPath::from(FOLDER))).unwrap();
         assert_eq!(left.iter().filter_map(tick_of).min(), Some(3_000), "{left:?}");
+    }
+
+    #[test]
+    fn a_position_of_before_there_were_sinks_is_read() {
+        let position = Position { record: 7, state: ChainState { tick: 3, ..ChainState::default() } };
+        let now = postcard::to_extend(&position, vec![POSITION_VERSION]).unwrap();
+        assert_eq!(position_of(&now), Some(position.clone()));
+        let sinks = postcard::to_stdvec(&ChainedSinks::default()).unwrap();
+        let mut before = now[..now.len() - sinks.len()].to_vec();
+        before[0] = 4;
+        assert_eq!(position_of(&before), Some(position));
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Tail {
         let engine = |command| match command {
             Command::Engine(EngineCommand::Checkpoint) if !ours => None,
             Command::Engine(command) => Some(command),
-            Command::RegisterLog { .. } | Command::Form(_) => None,
+            Command::RegisterLog { .. } | Command::Form(_) | Command::Sinks(_) => None,
             Command::Views(request) => self.state.views.engine(record.tick, request),
             Command::Rules(request) => self.state.rules.engine(record.tick, request.id),
         };

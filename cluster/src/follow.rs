@@ -11,6 +11,7 @@ use crate::checkpoint::Position;
 use crate::error::Error;
 use crate::generation::Generation;
 use crate::log::{LogError, Logs, Pace};
+use crate::sinks::ChainedSinks;
 use crate::views::Views;
 
 /// What the chain says now.
@@ -24,19 +25,23 @@ pub(crate) struct Now {
     pub(crate) tick: u64,
 }
 
+/// Who is told what the chain says.
+pub(crate) struct Told {
+    /// Where it is.
+    pub(crate) now: watch::Sender<Now>,
+    /// The views that people made; none: the chain was not read yet.
+    pub(crate) views: watch::Sender<Option<Views>>,
+    /// The sinks that people made; none: the chain was not read yet.
+    pub(crate) sinks: watch::Sender<Option<ChainedSinks>>,
+}
+
 /// Reads until `stop` says so, and tells what is new. Blocks; run it on a thread of its own.
 ///
 /// `base` says where to begin when the chain has forgotten its beginning: it is given the first record that is kept.
-pub(crate) fn follow(
-    logs: Arc<dyn Logs>,
-    now: watch::Sender<Now>,
-    views: watch::Sender<Option<Views>>,
-    base: impl Fn(u64) -> Result<Position, Error>,
-    stop: impl Fn() -> bool,
-) {
+pub(crate) fn follow(logs: Arc<dyn Logs>, told: Told, base: impl Fn(u64) -> Result<Position, Error>, stop: impl Fn() -> bool) {
     while !stop() {
         // After a fault it begins anew: the chain may have been mended.
-        if let Err(failed) = read(&*logs, (&now, &views), &base, &stop) {
+        if let Err(failed) = read(&*logs, &told, &base, &stop) {
             error!(error = %failed, "the chain cannot be followed: this node takes part in no new generation; trying on");
             std::thread::sleep(AGAIN_AFTER);
         }
@@ -45,7 +50,7 @@ pub(crate) fn follow(
 
 fn read(
     logs: &dyn Logs,
-    (now, views): (&watch::Sender<Now>, &watch::Sender<Option<Views>>),
+    told: &Told,
     base: &impl Fn(u64) -> Result<Position, Error>,
     stop: &impl Fn() -> bool,
 ) -> Result<(), Error> {
@@ -62,14 +67,9 @@ fn read(
         match chain.next() {
             Ok(Some((_, bytes))) => state.apply(&ChainRecord::decode(&bytes)?)?,
             Ok(None) => {
-                tell(now, &state);
-                views.send_if_modified(|views| {
-                    let is_new = views.as_ref() != Some(&state.views);
-                    if is_new {
-                        *views = Some(state.views.clone());
-                    }
-                    is_new
-                });
+                tell(&told.now, &state);
+                tell_changed(&told.views, &state.views);
+                tell_changed(&told.sinks, &state.sinks);
                 std::thread::sleep(POLL);
             }
             Err(LogError::Forgotten { first, .. }) => {
@@ -92,6 +92,17 @@ fn tell(now: &watch::Sender<Now>, state: &ChainState) {
             now.formed = state.formed.clone().map(Arc::new);
         }
         (now.cluster, now.tick) = (state.cluster, state.tick);
+        is_new
+    });
+}
+
+/// Wakes those who wait only when there is something else.
+fn tell_changed<T: Clone + PartialEq>(told: &watch::Sender<Option<T>>, now: &T) {
+    told.send_if_modified(|told| {
+        let is_new = told.as_ref() != Some(now);
+        if is_new {
+            *told = Some(now.clone());
+        }
         is_new
     });
 }

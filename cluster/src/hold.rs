@@ -18,6 +18,7 @@ use crate::log::{LogError, Logs};
 use crate::membership::{Limits, Membership};
 use crate::metrics;
 use crate::rules::{self, RulesRequest};
+use crate::sinks::{self, SinkRequest};
 use crate::views::{self, ViewRequest};
 
 /// Who may come to hold the chain.
@@ -81,6 +82,7 @@ impl Candidate {
             checkpoints: Vec::new(),
             requests: Vec::new(),
             rules: Vec::new(),
+            sinks: Vec::new(),
         };
         let mut saves = Saves { every_ms: self.checkpoint_ms, due_ms: self.checkpoint_ms, tick: 0 };
         while !stop() {
@@ -107,6 +109,7 @@ impl Candidate {
             }
             commands.extend(self.views(&mut looker.requests, holder.state()));
             commands.extend(self.rules(&mut looker.rules, holder.state()));
+            commands.extend(self.sinks(&mut looker.sinks, holder.state()));
             holder.step(elapsed_ms, commands)?;
             if let (Some(next), Some(membership)) = (formed, &mut looker.membership) {
                 let nodes: Vec<&str> = next.generation.members.iter().map(|member| member.node.as_str()).collect();
@@ -161,6 +164,22 @@ impl Candidate {
         commands
     }
 
+    /// The same for changes of sinks.
+    fn sinks(&self, requests: &mut Vec<SinkRequest>, state: &ChainState) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for request in requests.drain(..) {
+            match state.sinks.outcome(request.id) {
+                None => commands.push(Command::Sinks(request)),
+                Some(_) => {
+                    if let Err(failed) = self.runtime.block_on(sinks::settle(&self.store, request.id)) {
+                        warn!(error = %failed, "a request for a sink stays where it is: it is done already");
+                    }
+                }
+            }
+        }
+        commands
+    }
+
     /// Lets the holder go on at what the live nodes' clocks agree on; false while that is not known.
     pub(crate) fn agree(holder: &mut Holder, membership: Option<&Membership>, elapsed_ms: u64, own_ms: u64) -> bool {
         let agreed = membership.and_then(|membership| membership.median_clock(elapsed_ms));
@@ -197,6 +216,8 @@ struct Looker {
     requests: Vec<ViewRequest>,
     /// Changes of rules that are asked for.
     rules: Vec<RulesRequest>,
+    /// Changes of sinks that are asked for.
+    sinks: Vec<SinkRequest>,
 }
 
 impl Looker {
@@ -206,6 +227,7 @@ impl Looker {
             self.checkpoints = seen.checkpoints;
             self.requests = seen.requests;
             self.rules = seen.rules;
+            self.sinks = seen.sinks;
             let membership = self.membership.get_or_insert_with(new);
             if let Some(workers) = seen.workers {
                 membership.want_workers(workers);

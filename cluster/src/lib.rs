@@ -36,6 +36,7 @@ pub mod rules;
 pub mod sequences;
 #[doc(hidden)]
 pub mod simulate;
+mod sinks;
 mod supervise;
 mod tables;
 pub mod views;

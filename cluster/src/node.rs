@@ -22,7 +22,7 @@ use weir_transport::{Incoming, Server, TransportLimits};
 use crate::beats::{self, Board, Status};
 use crate::child::ChildCommand;
 use crate::error::Error;
-use crate::follow::{Now, follow};
+use crate::follow::{Now, Told, follow};
 use crate::forget::{self, Floor};
 use crate::hold::Candidate;
 use crate::ingest::{Durable, Ingest, open_log};
@@ -30,6 +30,7 @@ use crate::log::{self, Logs, nonce};
 use crate::membership::{Beat, Workers};
 use crate::mesh::greeting;
 use crate::record::{self, Archivist, ChainTail};
+use crate::sinks::{ChainedSinks, ClusterSinks};
 use crate::supervise::Supervisor;
 use crate::views::{ClusterViews, Views as MadeViews};
 use crate::{alerts, identity, layout, metrics, rules, sequences};
@@ -86,6 +87,7 @@ pub async fn run(
     let socket = layout::engine_socket(&config.data_dir);
     let (tell_views, views) = watch::channel(None);
     let views = ClusterViews::shared(cluster_store(&config)?, views);
+    let (tell_sinks, chained_sinks) = watch::channel(None);
     let options = weir_query::ServeOptions {
         node: config.id.clone(),
         sql: config.listen.sql,
@@ -94,6 +96,7 @@ pub async fn run(
         limits: config.query.clone(),
         record,
         views: Some(Arc::clone(&views)),
+        sinks: Some(Arc::new(ClusterSinks::new(&config, chained_sinks.clone())?)),
     };
     let reading =
         weir_query::serve(options, Arc::new(move || scrape.render())).await.map_err(|failed| Error::Query(failed.to_string()))?;
@@ -102,11 +105,12 @@ pub async fn run(
     let archive = record_archive;
     let forgetting = tokio::spawn(forget::run(cluster_store(&config)?, archive, floor));
     let stopping = stop.clone();
-    let alerting = alerts::start(&config, logs.clone(), live.clone(), wall_ms, move || stopping.is_set())?;
-    let parts = WorkersParts { logs, child, live, board, listener, tell_views };
+    let alerting = alerts::Alerting { logs: logs.clone(), live: live.clone(), wall_ms, chained: chained_sinks };
+    let (alerting, sinking) = alerting.start(&config, move || stopping.is_set())?;
+    let parts = WorkersParts { logs, child, live, board, listener, tell_views, tell_sinks };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     start_rules(&config, &stop);
-    workers.extend([forgetting, revoking, tokio::spawn(sequences::configure(config.clone(), views))]);
+    workers.extend([forgetting, revoking, sinking, tokio::spawn(sequences::configure(config.clone(), views))]);
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);
@@ -118,7 +122,7 @@ pub async fn run(
     agents.close();
     let _ = serving.await;
     let _ = tokio::task::spawn_blocking(move || {
-        let rest = (archivist.map(JoinHandle::join), alerting.map(JoinHandle::join));
+        let rest = (archivist.map(JoinHandle::join), alerting.join());
         (ingest.join(), holder.join(), following.join(), rest)
     })
     .await;
@@ -193,7 +197,7 @@ fn start_workers(
     parts: WorkersParts,
     stop: &Stop,
 ) -> Result<(JoinHandle<()>, Vec<tokio::task::JoinHandle<()>>), Error> {
-    let WorkersParts { logs, child, live, board, listener, tell_views } = parts;
+    let WorkersParts { logs, child, live, board, listener, tell_views, tell_sinks } = parts;
     let node = node_name(config)?;
     let (status, run) = (Status::default(), nonce() as u64);
     let address = config.mesh.advertise.map_or_else(|| listener.local_addr(), Ok);
@@ -209,7 +213,7 @@ fn start_workers(
     let base = move |first| runtime.block_on(forget::base(&bases, first));
     let following = std::thread::Builder::new()
         .name("follow".to_owned())
-        .spawn(move || follow(logs, told, tell_views, base, || stop.is_set()))
+        .spawn(move || follow(logs, Told { now: told, views: tell_views, sinks: tell_sinks }, base, || stop.is_set()))
         .expect("a thread can be started");
     let socket = layout::engine_socket(&config.data_dir);
     let limits = config.mesh.limits.clone();
@@ -239,6 +243,7 @@ struct WorkersParts {
     board: Board,
     listener: TcpListener,
     tell_views: watch::Sender<Option<MadeViews>>,
+    tell_sinks: watch::Sender<Option<ChainedSinks>>,
 }
 
 /// The objects by which nodes agree: where their logs are.

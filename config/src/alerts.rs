@@ -3,16 +3,14 @@
 //! Secrets stand in files or in the environment, never in this file, and no error repeats one.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::HostPort;
-use crate::apps::Glob;
 use crate::document::Document;
 use crate::error::Error;
 use crate::section::numbers;
+use crate::sink::{RawSink, SinkConfig};
 
 /// Where alerts go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,102 +41,6 @@ numbers! {
         /// Milliseconds after its first failed attempt that an alert becomes a dead letter. `weir alerts redrive` sends those again.
         retry_for_ms_max: u64 = 86400000 in 100 ..= 2592000000;
     }
-}
-
-/// One place where alerts go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkConfig {
-    /// Its name, unique: what was sent is remembered under it.
-    pub name: String,
-    /// What it speaks.
-    pub format: SinkFormat,
-    /// Where it is.
-    pub target: Target,
-    /// Key, token or password, by the format.
-    pub secret: Option<Secret>,
-    /// Certificates, PEM, that its own is checked against instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Splunk's index or Elasticsearch's index or data stream.
-    pub index: Option<String>,
-    /// With a secret that is a password: whose.
-    pub user: Option<String>,
-    /// Splunk: wait until the events are indexed. Default false: Splunk Cloud does not offer it.
-    pub ack: bool,
-    /// Which alerts it takes.
-    pub route: Route,
-}
-
-/// What a sink speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SinkFormat {
-    /// JSON by POST, signed when there is a secret.
-    Webhook,
-    /// Syslog, RFC 5424.
-    Syslog,
-    /// Common Event Format inside RFC 5424.
-    Cef,
-    /// Splunk's HTTP Event Collector.
-    Splunk,
-    /// `_bulk` of Elasticsearch or OpenSearch, in the Elastic Common Schema.
-    Elasticsearch,
-    /// OCSF Detection Findings, one line each in a file.
-    Ocsf,
-    /// Slack's incoming webhook; its address is the secret.
-    Slack,
-    /// PagerDuty's Events API v2.
-    Pagerduty,
-    /// Prometheus Alertmanager, API v2.
-    Alertmanager,
-    /// TheHive 5.
-    Thehive,
-    /// STIX 2.1 bundles, one line each in a file, or by POST.
-    Stix,
-}
-
-/// Where a sink is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// `http://` or `https://`.
-    Url(String),
-    /// A syslog server.
-    Socket(HostPort, SyslogProtocol),
-    /// A file that lines are added to.
-    File(PathBuf),
-    /// The secret says it.
-    InSecret,
-}
-
-/// What syslog is carried by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyslogProtocol {
-    /// RFC 5426; nobody says whether it arrived.
-    Udp,
-    /// RFC 6587, octet counting; the kernel's word that it was sent.
-    Tcp,
-    /// RFC 5425.
-    Tls,
-}
-
-/// Where a secret stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// The first line of a file.
-    File(PathBuf),
-    /// A variable of the node's environment.
-    Environment(String),
-}
-
-/// Which alerts a sink takes: those that fit all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// At least so severe. Default `debug`: all.
-    pub severity_min: Severity,
-    /// One of these fits the rule's name. Default: all rules.
-    pub rules: Vec<Glob>,
-    /// One of these fits the region.
-    pub regions: Vec<Glob>,
-    /// One of these fits the tenant.
-    pub tenants: Vec<Glob>,
 }
 
 /// How bad it is, in Falco's words; the worst is the greatest.
@@ -209,27 +111,6 @@ pub(crate) struct RawAlerts {
     sinks: Vec<RawSink>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawSink {
-    name: Option<String>,
-    format: Option<String>,
-    url: Option<String>,
-    address: Option<String>,
-    protocol: Option<String>,
-    path: Option<PathBuf>,
-    secret_file: Option<PathBuf>,
-    secret_env: Option<String>,
-    ca: Option<PathBuf>,
-    index: Option<String>,
-    user: Option<String>,
-    ack: Option<bool>,
-    severity_min: Option<String>,
-    rules: Option<Vec<String>>,
-    regions: Option<Vec<String>>,
-    tenants: Option<Vec<String>>,
-}
-
 impl RawAlerts {
     pub(crate) fn check(self, document: &Document) -> Result<AlertsConfig, Error> {
         let limits = self.limits.check(document)?;
@@ -255,189 +136,12 @@ impl RawAlerts {
         }
         Ok(AlertsConfig { limits, sinks })
     }
-}
 
-impl RawSink {
-    fn check(self, document: &Document, key: &str) -> Result<SinkConfig, Error> {
-        let at = |name: &str| format!("{key}.{name}");
-        let name = document.name(&at("name"), document.required(&at("name"), self.name.clone(), "\"pager\"")?)?;
-        let word = document.required(&at("format"), self.format.clone(), "\"webhook\"")?;
-        let format: SinkFormat = document.parsed(&at("format"), &word, FORMATS)?;
-        self.refuse_idle(document, key, format, &word)?;
-        let target = self.target(document, key, format)?;
-        let secret = match (self.secret_file, self.secret_env) {
-            (None, None) => None,
-            (Some(path), None) => Some(Secret::File(document.path(&at("secret_file"), &path)?)),
-            (None, Some(name)) => Some(Secret::Environment(document.name(&at("secret_env"), name)?)),
-            (Some(_), Some(_)) => {
-                return Err(document.wrong(&at("secret_env"), "two secrets", "keep either secret_file or secret_env"));
-            }
-        };
-        let secret = match secret {
-            None if format.needs_secret() => {
-                let what = format!("a sink of format {word} needs {}", format.secret_is());
-                return Err(document.wrong(
-                    key,
-                    what,
-                    "put it in a file and add `secret_file = \"FILE\"`, or `secret_env = \"NAME\"`",
-                ));
-            }
-            secret => secret,
-        };
-        let index = self.index.map(|index| document.name(&at("index"), index)).transpose()?;
-        let index = match index {
-            None if format == SinkFormat::Elasticsearch => {
-                return Err(document.wrong(
-                    &at("index"),
-                    "missing",
-                    "add `index = \"logs-weir.alerts-default\"`, an index or a data stream",
-                ));
-            }
-            index => index,
-        };
-        let globs = |name: &str, raw: Option<Vec<String>>| -> Result<Vec<Glob>, Error> {
-            let raw = raw.unwrap_or_else(|| vec!["*".to_owned()]);
-            if raw.is_empty() || raw.len() > GLOBS_MAX {
-                let cure = format!("write 1 to {GLOBS_MAX} patterns, or remove the key to take all");
-                return Err(document.wrong(&at(name), "a sink that takes nothing, or too many patterns", cure));
-            }
-            let each = raw.iter().enumerate();
-            each.map(|(place, glob)| {
-                document.parsed(&format!("{key}.{name}[{place}]"), glob, "write a pattern such as \"Terminal*\"")
-            })
-            .collect()
-        };
-        let severity_min = match &self.severity_min {
-            None => Severity::Debug,
-            Some(raw) => document.parsed(&at("severity_min"), raw, SEVERITIES)?,
-        };
-        let route = Route {
-            severity_min,
-            rules: globs("rules", self.rules)?,
-            regions: globs("regions", self.regions)?,
-            tenants: globs("tenants", self.tenants)?,
-        };
-        let ca = self.ca.map(|path| document.path(&at("ca"), &path)).transpose()?;
-        Ok(SinkConfig { name, format, target, secret, ca, index, user: self.user, ack: self.ack.unwrap_or(false), route })
-    }
-
-    /// Keys that a format has no use for are refused: whoever wrote them expects something.
-    fn refuse_idle(&self, document: &Document, key: &str, format: SinkFormat, word: &str) -> Result<(), Error> {
-        use SinkFormat::{Cef, Elasticsearch, Ocsf, Pagerduty, Slack, Splunk, Stix, Syslog};
-        let socket = matches!(format, Syslog | Cef);
-        let file = format == Ocsf || (format == Stix && self.path.is_some());
-        let idle = [
-            ("url", self.url.is_some() && (socket || file || format == Slack)),
-            ("address", self.address.is_some() && !socket),
-            ("protocol", self.protocol.is_some() && !socket),
-            ("path", self.path.is_some() && !matches!(format, Ocsf | Stix)),
-            ("secret_file", self.secret_file.is_some() && (socket || file)),
-            ("secret_env", self.secret_env.is_some() && (socket || file)),
-            ("ca", self.ca.is_some() && (file || (socket && self.protocol.as_deref() != Some("tls")))),
-            ("index", self.index.is_some() && !matches!(format, Splunk | Elasticsearch)),
-            ("user", self.user.is_some() && (socket || file || matches!(format, Slack | Pagerduty | Splunk))),
-            ("ack", self.ack.is_some() && format != Splunk),
-        ];
-        match idle.iter().find(|(_, idle)| *idle) {
-            Some((name, _)) => Err(document.wrong(
-                &format!("{key}.{name}"),
-                format!("a sink of format {word} has no use for it"),
-                "remove this key; which keys belong to which format stands in config/examples/node.toml",
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn target(&self, document: &Document, key: &str, format: SinkFormat) -> Result<Target, Error> {
-        let at = |name: &str| format!("{key}.{name}");
-        match format {
-            SinkFormat::Slack => Ok(Target::InSecret),
-            SinkFormat::Syslog | SinkFormat::Cef => {
-                let raw = document.required(&at("address"), self.address.clone(), "\"siem.example.org:6514\"")?;
-                let address = document.parsed(&at("address"), &raw, "write host:port, such as \"siem.example.org:514\"")?;
-                let protocol = match self.protocol.as_deref() {
-                    None | Some("tcp") => SyslogProtocol::Tcp,
-                    Some("udp") => SyslogProtocol::Udp,
-                    Some("tls") => SyslogProtocol::Tls,
-                    Some(_) => {
-                        return Err(document.wrong(&at("protocol"), "not known", "write \"udp\", \"tcp\" or \"tls\""));
-                    }
-                };
-                Ok(Target::Socket(address, protocol))
-            }
-            SinkFormat::Ocsf => {
-                let raw = document.required(&at("path"), self.path.clone(), "\"findings.ndjson\"")?;
-                Ok(Target::File(document.path(&at("path"), &raw)?))
-            }
-            SinkFormat::Stix if self.path.is_some() => {
-                Ok(Target::File(document.path(&at("path"), &self.path.clone().unwrap_or_default())?))
-            }
-            _ => {
-                let raw = match (&self.url, format) {
-                    (None, SinkFormat::Pagerduty) => PAGERDUTY.to_owned(),
-                    (url, _) => document.required(&at("url"), url.clone(), "\"https://soc.example.org/alerts\"")?,
-                };
-                is_url(&raw).map_err(|problem| document.wrong(&at("url"), problem, URL_CURE))?;
-                Ok(Target::Url(raw.trim_end_matches('/').to_owned()))
-            }
-        }
+    /// The one sink of a definition.
+    pub(crate) fn sink(self, document: &Document) -> Result<SinkConfig, Error> {
+        let raw = self.sinks.into_iter().next();
+        document.required("sinks", raw, "[[sinks]]")?.check(document, "sinks[0]")
     }
 }
-
-/// Enough to name the mistake; whoever sends parses it in full.
-fn is_url(text: &str) -> Result<(), &'static str> {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or("no http:// or https:// address")?;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match () {
-        () if host.is_empty() => Err("no host"),
-        () if host.contains('@') => Err("a password in an address"),
-        () if text.contains(char::is_whitespace) => Err("a blank in an address"),
-        () => Ok(()),
-    }
-}
-
-impl SinkFormat {
-    fn needs_secret(self) -> bool {
-        matches!(self, Self::Splunk | Self::Slack | Self::Pagerduty | Self::Thehive)
-    }
-
-    fn secret_is(self) -> &'static str {
-        match self {
-            Self::Splunk => "the collector's token",
-            Self::Slack => "the address of its webhook",
-            Self::Pagerduty => "the integration's routing key",
-            _ => "a key",
-        }
-    }
-}
-
-impl FromStr for SinkFormat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text {
-            "webhook" => Self::Webhook,
-            "syslog" => Self::Syslog,
-            "cef" => Self::Cef,
-            "splunk" => Self::Splunk,
-            "elasticsearch" => Self::Elasticsearch,
-            "ocsf" => Self::Ocsf,
-            "slack" => Self::Slack,
-            "pagerduty" => Self::Pagerduty,
-            "alertmanager" => Self::Alertmanager,
-            "thehive" => Self::Thehive,
-            "stix" => Self::Stix,
-            _ => return Err("no format of a sink"),
-        })
-    }
-}
-
-const FORMATS: &str =
-    "write webhook, syslog, cef, splunk, elasticsearch, ocsf, slack, pagerduty, alertmanager, thehive or stix, in quotes";
-const SEVERITIES: &str = "write debug, informational, notice, warning, error, critical, alert or emergency, in quotes";
-const URL_CURE: &str = "write such as \"https://soc.example.org/alerts\"; a password belongs into secret_file";
-const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
-/// Each costs a look at every alert.
-const SINKS_MAX: usize = 64;
-/// Patterns of one key.
-const GLOBS_MAX: usize = 256;
+/// Sinks of a config and of statements together: each costs a look at every alert.
+pub const SINKS_MAX: usize = 64;

@@ -29,13 +29,15 @@ mod node;
 mod rules;
 mod section;
 mod shipped;
+mod sink;
+mod sink_definition;
 mod tls;
 
 use std::path::Path;
 
 pub use address::HostPort;
 pub use agent::{AgentConfig, BatchLimits, SpoolLimits, TransportChoice};
-pub use alerts::{AlertLimits, AlertsConfig, Route, Secret, Severity, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use alerts::{AlertLimits, AlertsConfig, SINKS_MAX, Severity};
 pub use apps::{AppRule, AppSubject, Glob, LabelGlob, UNASSIGNED, app_of};
 pub use archive::{ArchiveConfig, ArchiveLimits, RetentionRule};
 pub use collector::{CallFilter, Collector, OpenFilter, UdpFilter};
@@ -49,6 +51,8 @@ pub use node::{
 };
 pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
+pub use sink::{KafkaTarget, MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
+pub use sink_definition::{SinkDefinition, SinkRefusal, SinkValue};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agents;
+pub mod alerts;
 pub mod bench;
 pub mod chaos;
 pub mod death;

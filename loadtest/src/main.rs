@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weir_loadtest::agents::Target;
+use weir_loadtest::alerts::command::AlertsArguments;
 use weir_loadtest::bench::{self, BenchOptions};
 use weir_loadtest::chaos::{self, ChaosOptions};
 use weir_loadtest::death::{self, DeathOptions};
@@ -144,6 +145,11 @@ enum Command {
         #[arg(long, default_value_t = 256 << 20)]
         spool_bytes_max: u64,
     },
+    /// Measure the way of alerts to a webhook, or take the webhook away while the node that sends dies
+    #[command(
+        after_help = "Examples:\n  weir-loadtest alerts --latency 200 --rate 2000\n  weir-loadtest alerts --outage 600 --nodes 3 --hits 4 --rate 2000\n\nExit code 1 when a hit did not come, or the books of an outage differ."
+    )]
+    Alerts(AlertsArguments),
     /// Kill and freeze the nodes of a cluster under load, then check that every event is there once
     #[command(after_help = "Example:\n  weir-loadtest chaos --rounds 20 --nodes 3 --dir chaos")]
     Chaos {
@@ -328,6 +334,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let options = OutageOptions { outage: Duration::from_secs(minutes * 60), rate, spool_bytes_max };
             report_outage(&options, &outage::run(scratch.path(), options).await?);
         }
+        Command::Alerts(arguments) => Box::pin(arguments.run(&weir_program()?)).await?,
         Command::Chaos { rounds, nodes, hosts, rate, seed, dir } => {
             let seed = seed.unwrap_or_else(|| runner::now_ns().unsigned_abs());
             eprintln!("seed {seed}");

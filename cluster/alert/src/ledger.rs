@@ -26,6 +26,8 @@ pub trait Objects: Send + Sync {
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, String>;
     /// Creates an object; false: the name is taken.
     async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool, String>;
+    /// Writes an object, whether or not it is there: the last one who does so counts.
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String>;
     /// Removes an object, if it is there.
     async fn remove(&self, name: &str) -> Result<(), String>;
 }

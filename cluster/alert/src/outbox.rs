@@ -69,6 +69,22 @@ impl Outbox {
         outbox
     }
 
+    /// These are the sinks from now on. What is kept of those in `gone`, which somebody dropped, is forgotten; how many alerts of it waited.
+    ///
+    /// What is kept of other sinks that are no more stays: one that is missing from a config may be back in it tomorrow.
+    pub fn reroute(&mut self, routes: BTreeMap<String, Route>, gone: &BTreeSet<String>) -> usize {
+        self.routes = routes;
+        let dropped = |(sink, _): &&Place| gone.contains(sink) && !self.routes.contains_key(sink);
+        let dropped: Vec<Place> = self.entries.keys().filter(dropped).cloned().collect();
+        let waited = |place: &&Place| self.entries.get(*place).is_some_and(|entry| entry.wanted.is_some());
+        let waited = dropped.iter().filter(waited).count();
+        for place in dropped {
+            self.in_flight.remove(&place);
+            self.put(&place, None);
+        }
+        waited
+    }
+
     /// Nothing that waits is sent for `wait_ms`: the last sender may still have requests under way.
     pub fn hold_back(&mut self, now_ms: u64, wait_ms: u64) {
         let waiting: Vec<Place> = self.queue.iter().map(|(sink, _, key)| (sink.clone(), key.clone())).collect();

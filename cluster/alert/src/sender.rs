@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -19,6 +20,7 @@ use crate::ledger::{Change, Ledger, Objects};
 use crate::metrics;
 use crate::outbox::{Jitter, Outbox};
 use crate::sink::{Outcome, Sinks};
+use crate::status::Status;
 
 /// The relation `alerts`.
 #[async_trait::async_trait]
@@ -39,8 +41,8 @@ pub struct Rows {
 /// What a sender is made of.
 #[derive(Clone)]
 pub struct Sender {
-    /// To whom.
-    pub sinks: Sinks,
+    /// To whom; they may become others.
+    pub sinks: watch::Receiver<Sinks>,
     /// Under which limits.
     pub limits: AlertLimits,
     /// Where the outbox is.
@@ -58,6 +60,11 @@ pub struct Sender {
 /// The sender at work.
 struct Work<'a> {
     sender: &'a Sender,
+    /// Those that are sent to now.
+    sinks: Sinks,
+    /// Tells of others.
+    news: watch::Receiver<Sinks>,
+    status: Status,
     outbox: Outbox,
     ledger: Ledger,
     sends: JoinSet<(Send, Outcome)>,
@@ -80,14 +87,20 @@ impl Sender {
     pub async fn run(&self, held: impl Fn() -> bool) -> Result<(), Error> {
         let (ledger, memory) = Ledger::take(Arc::clone(&self.objects), &self.node, (self.nonce)()).await?;
         let (tick, before) = (memory.tick, memory.node);
-        let mut outbox = Outbox::new(self.limits.clone(), self.sinks.routes().clone(), tick, memory.entries);
+        let mut news = self.sinks.clone();
+        let sinks = news.borrow_and_update().clone();
+        let mut outbox = Outbox::new(self.limits.clone(), sinks.routes().clone(), tick, memory.entries);
         if before.as_ref().is_some_and(|node| *node != self.node) {
-            outbox.hold_back((self.wall_ms)(), self.sinks.time_max().as_millis() as u64);
+            outbox.hold_back((self.wall_ms)(), sinks.time_max().as_millis() as u64);
         }
-        info!(tick, before, sinks = self.sinks.routes().len(), "sending alerts");
+        outbox.reroute(sinks.routes().clone(), sinks.gone());
+        info!(tick, before, sinks = sinks.routes().len(), "sending alerts");
         let now = Instant::now();
         let mut work = Work {
             sender: self,
+            sinks,
+            news,
+            status: Status::read(&*self.objects).await,
             outbox,
             ledger,
             sends: JoinSet::new(),
@@ -119,10 +132,11 @@ impl Work<'_> {
                 }
             }
             Some(looked) = self.looks.join_next() => self.looked(looked),
+            () = renewed(&mut self.news) => self.renew(),
             () = tokio::time::sleep(wait) => {}
         }
         let now = Instant::now();
-        if self.looks.is_empty() && now >= self.look_at {
+        if self.looks.is_empty() && now >= self.look_at && !self.sinks.routes().is_empty() {
             let source = Arc::clone(&self.sender.source);
             self.looks.spawn(async move {
                 let begun = Instant::now();
@@ -145,6 +159,19 @@ impl Work<'_> {
         }
     }
 
+    /// The sinks are others now.
+    fn renew(&mut self) {
+        let sinks = self.news.borrow_and_update().clone();
+        let before = self.sinks.routes().keys().filter(|name| !sinks.routes().contains_key(*name));
+        // Dropped and gone from the list of the last that were, or dropped just now: both are gone.
+        let gone = before.cloned().chain(sinks.gone().iter().cloned()).collect();
+        let waited = self.outbox.reroute(sinks.routes().clone(), &gone);
+        info!(sinks = sinks.routes().len(), waited, "the sinks are others now");
+        self.status.keep(|name| sinks.routes().contains_key(name));
+        self.sinks = sinks;
+        self.look_at = Instant::now();
+    }
+
     fn wait(&self) -> Duration {
         let now = Instant::now();
         let look = if self.looks.is_empty() { self.look_at.saturating_duration_since(now) } else { LOOP_MAX };
@@ -165,6 +192,7 @@ impl Work<'_> {
             Outcome::Refused { why } => ("refused", Some(why.clone())),
         };
         let jitter = Jitter(((self.sender.nonce)() & 511) as u16);
+        self.status.note(&send.sink, (self.sender.wall_ms)(), why.as_deref());
         let fate = self.outbox.answered((self.sender.wall_ms)(), &send, outcome, jitter);
         match fate {
             Some(Fate::Sent) => metrics::sent(&send.sink),
@@ -207,8 +235,14 @@ impl Work<'_> {
     async fn keep(&mut self) {
         let now_ms = (self.sender.wall_ms)();
         self.outbox.forget(now_ms);
-        for (sink, counts) in self.outbox.sinks() {
-            metrics::held(&sink, &counts, now_ms);
+        let counts = self.outbox.sinks();
+        for (sink, counts) in &counts {
+            metrics::held(sink, counts, now_ms);
+        }
+        self.status.count(&counts, &self.sinks);
+        // Told by nobody who was overtaken.
+        if self.status.is_new() && self.ledger.confirm().await.is_ok() {
+            self.status.write(&*self.sender.objects).await;
         }
         let dropped = self.outbox.counts().dropped;
         if dropped > self.dropped {
@@ -252,10 +286,17 @@ impl Work<'_> {
             self.ours = begun;
         }
         for send in self.outbox.due(now_ms) {
-            let delivery = self.sender.sinks.deliver(&send.sink, send.alert.clone());
+            let delivery = self.sinks.deliver(&send.sink, send.alert.clone());
             self.sends.spawn(async move { (send, delivery.await) });
         }
         Ok(())
+    }
+}
+
+/// Comes back once the sinks are others; never, if nobody can make them so any more.
+async fn renewed(news: &mut watch::Receiver<Sinks>) {
+    if news.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

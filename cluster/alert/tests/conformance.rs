@@ -268,3 +268,29 @@ fn a_sink_that_cannot_be_made_says_what_to_do() {
         assert!(said.contains(says) && said.contains("sink sink"), "{said}");
     }
 }
+
+/// The carriers beside HTTP: what came of each variant, sent twice.
+#[tokio::test]
+async fn mail_and_records_are_taken_whatever_the_alert_and_a_resend_is_the_same() {
+    let dir = dir_with_secrets();
+    let mails = server::smtp::SmtpServer::start(dir.path(), server::smtp::Manners::default()).await;
+    let manners = server::kafka::Manners { topic: "weir.alerts", partitions: 2, ..server::kafka::Manners::default() };
+    let broker = server::kafka::Broker::start(manners).await;
+    let people = "from = \"weir@example.org\"\nto = [\"soc@example.org\"]";
+    let email = format!("address = \"localhost:{}\"\nprotocol = \"plain\"\n{people}", mails.port);
+    let kafka = format!("brokers = [\"localhost:{}\"]\nprotocol = \"plain\"\ntopic = \"weir.alerts\"", broker.port);
+    let sinks = sinks(dir.path(), &[("email", &email), ("kafka", &kafka)], 5_000);
+    for (what, alert) in variants() {
+        let mut sent = Vec::new();
+        for _ in 0..2 {
+            for sink in ["sink0", "sink1"] {
+                assert_eq!(sinks.deliver(sink, alert.clone()).await, Outcome::Delivered, "{sink} {what}");
+            }
+            sent.push((mails.taken(), broker.taken()));
+        }
+        assert_eq!(sent[0], sent[1], "{what}: a resend differs");
+        let (mail, record) = (&sent[0].0[0], &sent[0].1[0]);
+        assert!(mail.text.len() < 1 << 20 && record.value.len() < 1 << 20, "{what}");
+        serde_json::from_slice::<Value>(&record.value).unwrap();
+    }
+}

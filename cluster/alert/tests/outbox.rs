@@ -51,6 +51,11 @@ impl Objects for Memory {
         if fault == Fault::AnswerLost { Err("no answer".to_owned()) } else { Ok(free) }
     }
 
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String> {
+        self.objects.lock().unwrap().insert(name.to_owned(), bytes);
+        Ok(())
+    }
+
     async fn remove(&self, name: &str) -> Result<(), String> {
         self.objects.lock().unwrap().remove(name);
         Ok(())

@@ -30,6 +30,10 @@ impl Objects for Memory {
         objects.entry(name.to_owned()).or_insert(bytes);
         Ok(free)
     }
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), String> {
+        self.0.lock().unwrap().insert(name.to_owned(), bytes);
+        Ok(())
+    }
     async fn remove(&self, name: &str) -> Result<(), String> {
         self.0.lock().unwrap().remove(name);
         Ok(())
@@ -85,7 +89,7 @@ async fn a_sink_that_was_away_misses_nothing_though_senders_die() {
     let config = config(dir.path(), &[("webhook", &format!("url = \"{}\"", server.url))], 2_000);
     let (objects, relation) = (Arc::new(Memory::default()), Arc::new(Relation::default()));
     let sender = |node: &str| Sender {
-        sinks: Sinks::new(&config.alerts, node).unwrap(),
+        sinks: tokio::sync::watch::channel(Sinks::new(&config.alerts, node).unwrap()).1,
         limits: config.alerts.limits.clone(),
         objects: objects.clone(),
         source: relation.clone(),
@@ -158,7 +162,7 @@ async fn dead_letters_are_sent_again_when_asked() {
     relation.rows.lock().unwrap().push(alert());
     let sinks = Sinks::new(&config.alerts, "n1").unwrap();
     let sender = Sender {
-        sinks,
+        sinks: tokio::sync::watch::channel(sinks).1,
         limits: config.alerts.limits,
         objects: objects.clone(),
         source: relation,
@@ -182,6 +186,63 @@ async fn dead_letters_are_sent_again_when_asked() {
     while dead().await.is_some() || !objects.list("redrive").await.unwrap().is_empty() {
         assert!(tokio::time::Instant::now() < late);
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sinks_come_and_go_while_it_sends() {
+    let server = Server::start(|_, _| Reply { status: 200, retry_after: None, body: String::new() }).await;
+    let dir = dir_with_secrets();
+    let section = format!("url = \"{}\"\nsecret_file = \"late\"", server.url);
+    std::fs::write(dir.path().join("late"), "s3cret\n").unwrap();
+    let config = config(dir.path(), &[("webhook", &section)], 2_000);
+    let made = &config.alerts.sinks[0];
+    let (objects, relation) = (Arc::new(Memory::default()), Arc::new(Relation::default()));
+    relation.rows.lock().unwrap().push(alert());
+    let none = Sinks::new(&weir_config::AlertsConfig::default(), "n1").unwrap();
+    let (tell, told) = tokio::sync::watch::channel(none.clone());
+    let (limits, source) = (config.alerts.limits.clone(), relation.clone());
+    let sender = Sender { sinks: told, limits, objects: objects.clone(), source, node: "n1".to_owned(), wall_ms, nonce };
+    let running = tokio::spawn(async move { sender.run(|| true).await });
+    let status = async || weir_alert::read_status(&*objects).await.unwrap().get("sink").cloned().unwrap_or_default();
+    let late = tokio::time::Instant::now() + Duration::from_secs(60);
+    let pause = async || {
+        assert!(tokio::time::Instant::now() < late);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    // One without its secret holds its alerts back, and says why.
+    std::fs::remove_file(dir.path().join("late")).unwrap();
+    let mut sinks = none.clone();
+    sinks.add(made, "n1", &none);
+    assert!(sinks.any_trouble());
+    tell.send_replace(sinks.clone());
+    while status().await.waiting != 1 || !status().await.last_error.is_some_and(|why| why.contains("could not read secret_file"))
+    {
+        pause().await;
+    }
+    assert!(server.taken().is_empty());
+    std::fs::write(dir.path().join("late"), "s3cret\n").unwrap();
+    let mut well = none.clone();
+    well.add(made, "n1", &sinks);
+    assert!(!well.any_trouble());
+    tell.send_replace(well);
+    while status().await.sent != 1 || status().await.last_sent_ms.is_none() {
+        pause().await;
+    }
+    assert_eq!(server.taken().len(), 1);
+    // Dropped: nothing is kept of it. Made again it gets what is shown.
+    let mut gone = none.clone();
+    gone.drop_all(["sink".to_owned()].into());
+    tell.send_replace(gone);
+    while !weir_alert::read_outbox(&*objects).await.unwrap().entries.is_empty() {
+        pause().await;
+    }
+    let mut again = none.clone();
+    again.add(made, "n1", &none);
+    tell.send_replace(again);
+    while server.taken().is_empty() {
+        pause().await;
     }
     running.abort();
 }

@@ -214,6 +214,10 @@ pub(crate) const DATA: &str = "22000";
 pub(crate) const DATA_CORRUPTED: &str = "XX001";
 /// A relation of this name is there.
 pub(crate) const RELATION_EXISTS: &str = "42P07";
+/// Something of this name is there.
+pub(crate) const OBJECT_EXISTS: &str = "42710";
+/// Nothing of this name is there.
+pub(crate) const UNKNOWN_OBJECT: &str = "42704";
 /// Others depend on it.
 pub(crate) const DEPENDENTS: &str = "2BP01";
 /// A column is named twice.

@@ -11,13 +11,13 @@ use weir_plan::{InetPlanner, inet_functions};
 /// The session, with all of them.
 pub(crate) fn added(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut builder = builder.with_type_planner(Arc::new(InetPlanner));
-    builder.scalar_functions().get_or_insert_default().extend(constants().into_iter().chain(inet_functions()));
+    builder.scalar_functions().get_or_insert_default().extend(all().into_iter().chain(inet_functions()));
     // Before DataFusion's own, which know the operators of addresses for other types.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(InetPlanner));
     builder
 }
 
-fn constants() -> Vec<Arc<ScalarUDF>> {
+fn all() -> Vec<Arc<ScalarUDF>> {
     let constants = [
         ("version", concat!("PostgreSQL 15.0 (Weir ", env!("CARGO_PKG_VERSION"), ")")),
         ("current_database", crate::tables::CATALOG),

@@ -2,7 +2,7 @@
 //!
 //! A statement is parsed (`statement.rs`), planned against the relations' columns, what it reads is peeked from the workers
 //! (`live.rs`, `tables.rs`) and DataFusion runs it (`session.rs`). A subscription asks for what changed, tick by tick (`subscription.rs`). `pgwire/` and `http/` carry the answer out (`encode.rs`).
-//! Everything is bounded by `query.*` of the config. Nothing here changes anything but the views and tables that people make (`views.rs`, `create_table.rs`, `dml.rs`).
+//! Everything is bounded by `query.*` of the config. Nothing here changes anything but what people make: views and tables (`views.rs`, `create_table.rs`, `dml.rs`), rules (`rules.rs`), sinks of alerts (`sinks.rs`).
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,8 @@ mod rules;
 mod search;
 mod session;
 mod settings;
+mod show;
+mod sinks;
 mod source_text;
 mod statement;
 mod streaming;
@@ -48,6 +50,7 @@ use weir_config::QueryLimits;
 pub use error::{Error, SqlError};
 pub use http::MetricsRender;
 pub use live::{Frontier, Live, LiveError, Snapshot};
+pub use sinks::{KnownSink, SinkChange, SinkOutcome, SinkStatus, SinkStore};
 pub use views::{Changed, ViewStore};
 
 /// Where to listen, whom to ask, how much to allow.
@@ -67,6 +70,8 @@ pub struct ServeOptions {
     pub record: Option<RecordOptions>,
     /// The views that people make; none: there are only those that ship.
     pub views: Option<Arc<dyn ViewStore>>,
+    /// The sinks of alerts; none: there are none.
+    pub sinks: Option<Arc<dyn SinkStore>>,
 }
 
 /// The record, and how it is searched.
@@ -118,8 +123,8 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
         let searches = search::Searches::start(searches_max).map_err(Error::Threads)?;
         Ok(session::PastReads { record, searches })
     });
-    let engine =
-        session::Engine::new(live.clone(), past.transpose()?, options.limits.clone(), (&options.node, options.views)).await;
+    let stores = session::Stores { views: options.views, sinks: options.sinks };
+    let engine = session::Engine::new(live.clone(), past.transpose()?, options.limits.clone(), (&options.node, stores)).await;
     let engine = engine.map_err(Error::Definitions)?;
     let health = health::Health::new();
     let mut tasks = JoinSet::new();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
@@ -29,8 +29,8 @@ use crate::inventory::{self, HOSTS_NAME, Inventory};
 use crate::live::{Live, LiveError, Snapshot};
 use crate::process_tree::ProcessTree;
 use crate::search::Searches;
-use crate::settings;
-use crate::statement::{Asked, Show, Statement, parse};
+use crate::sinks::{self, SINKS, SinkStore, SinksOf};
+use crate::statement::{Asked, Statement, parse};
 use crate::subscription::{Subscriptions, is_of_subscription};
 use crate::tables::{self, Binding, CATALOG, Past, SCHEMA, Slot, wanted};
 use crate::views::{Made, ViewStore, ViewsOf};
@@ -47,8 +47,17 @@ pub(crate) struct Engine {
     pub(crate) state: Arc<SessionState>,
     /// What people made.
     pub(crate) views: ViewsOf,
+    /// Where alerts go.
+    pub(crate) sinks: SinksOf,
     /// Who is told changes.
     pub(crate) subscriptions: Subscriptions,
+}
+
+/// Where what people make is written down.
+#[derive(Debug, Default)]
+pub(crate) struct Stores {
+    pub(crate) views: Option<Arc<dyn ViewStore>>,
+    pub(crate) sinks: Option<Arc<dyn SinkStore>>,
 }
 
 /// The record, and where it is searched.
@@ -116,7 +125,7 @@ impl Engine {
         live: Live,
         past: Option<PastReads>,
         limits: QueryLimits,
-        (node, views): (&str, Option<Arc<dyn ViewStore>>),
+        (node, Stores { views, sinks }): (&str, Stores),
     ) -> Result<Self, SqlError> {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
@@ -129,8 +138,8 @@ impl Engine {
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder = functions::added(builder);
         let subscriptions = Subscriptions::start(node, live.clone(), limits.subscriptions_max, views.clone());
-        let (state, views) = (Arc::new(builder.build()), ViewsOf::new(views));
-        let mut engine = Self { live, past, inventory: None, limits, state, views, subscriptions };
+        let (state, views, sinks) = (Arc::new(builder.build()), ViewsOf::new(views), SinksOf(sinks));
+        let mut engine = Self { live, past, inventory: None, limits, state, views, sinks, subscriptions };
         if engine.past.is_some() {
             let (state, _) = engine.state(&Made::default())?;
             engine.inventory = Some(Arc::new(Inventory::plan(&state).await?));
@@ -153,7 +162,7 @@ impl Engine {
     /// Every relation that can be asked for.
     pub(crate) fn relations<'a>(&'a self, made: &'a Made) -> impl Iterator<Item = &'a RelationInfo> {
         let recorded = self.inventory.iter().flat_map(|inventory| inventory.views());
-        relations().iter().chain([freshness::info()]).chain(recorded).chain(made.infos())
+        relations().iter().chain([freshness::info(), sinks::info()]).chain(recorded).chain(made.infos())
     }
 
     pub(crate) fn info<'a>(&'a self, name: &str, made: &'a Made) -> Result<&'a RelationInfo, SqlError> {
@@ -167,7 +176,9 @@ impl Engine {
     pub(crate) async fn plan(&self, asked: &Asked) -> Result<Planned, SqlError> {
         let mut made = self.made().await?;
         let unknown = |made: &Made, name: &String| self.info(name, made).is_err();
-        if self.names_in(asked)?.iter().any(|name| unknown(&made, name)) {
+        let names = self.names_in(asked)?;
+        sinks::only_now(&names, asked.as_of)?;
+        if names.iter().any(|name| unknown(&made, name)) {
             self.views_known().await?;
             made = self.made().await?;
         }
@@ -247,7 +258,7 @@ impl Engine {
         if self.past.is_some() { Past::Record } else { Past::Tails }
     }
 
-    fn is_recorded(&self, info: &RelationInfo) -> bool {
+    pub(crate) fn is_recorded(&self, info: &RelationInfo) -> bool {
         self.past().recorded(&info.name).is_some()
     }
 
@@ -363,6 +374,7 @@ impl Engine {
             }
             let latest = match name {
                 FRESHNESS => "lag_ms desc",
+                SINKS => "name",
                 _ if self.is_recorded(info) => "tick desc, time desc",
                 _ => "last_seen desc",
             };
@@ -394,80 +406,11 @@ impl Engine {
         Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness), note })
     }
 
-    /// What this server knows by itself.
-    pub(crate) async fn show(&self, show: &Show) -> Result<Answer, SqlError> {
-        let schema = show.schema();
-        if matches!(show, Show::Views | Show::Tables | Show::Columns(_) | Show::Create(_)) {
-            self.views_known().await?;
-        }
-        let made = self.made().await?;
-        let columns: Vec<Vec<String>> = match show {
-            Show::Views => {
-                vec![self.names(&made, |info| (info.standing || info.sql.is_some()) && made.table_sql(&info.name).is_none())]
-            }
-            Show::Tables => {
-                let shown = self.relations(&made).filter(|info| !is_of_subscription(&info.name));
-                let kinds = shown.map(|info| self.kind_of(info, &made).to_owned());
-                vec![self.names(&made, |_| true), kinds.collect()]
-            }
-            Show::Columns(name) => {
-                let info = self.info(name, &made)?;
-                let fields = info.schema.fields();
-                let types = fields.iter().map(|field| crate::encode::type_name(field.data_type()).to_owned());
-                vec![fields.iter().map(|field| field.name().clone()).collect(), types.collect()]
-            }
-            Show::Create(name) => {
-                let info = self.info(name, &made)?;
-                let sql = info
-                    .sql
-                    .as_deref()
-                    .or_else(|| made.table_sql(name))
-                    .ok_or_else(|| SqlError::unsupported(format!("SHOW CREATE of \"{name}\", which Weir itself keeps,")))?;
-                vec![vec![name.clone()], vec![sql.to_owned()]]
-            }
-            Show::Setting(name) => vec![vec![settings::value(name)?.to_owned()]],
-            Show::All => settings::all().fold(vec![vec![], vec![]], |mut columns, (name, value)| {
-                columns[0].push(name.to_owned());
-                columns[1].push(value.to_owned());
-                columns
-            }),
-            Show::Tick => return self.show_tick(schema).await,
-        };
-        let arrays = columns.into_iter().map(|values| Arc::new(StringArray::from(values)) as _).collect();
-        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(datafusion::error::DataFusionError::from)?;
-        Ok(Answer { schema, batches: vec![batch], tick: None, completeness: None, note: None })
-    }
-
-    fn kind_of(&self, info: &RelationInfo, made: &Made) -> &'static str {
-        match (info.standing, info.sql.is_some(), self.is_recorded(info)) {
-            _ if made.table_sql(&info.name).is_some() => "table",
-            _ if info.name == causal::INCIDENTS => "view",
-            (true, ..) => "standing",
-            (false, true, _) => "view",
-            _ if info.name == FRESHNESS => "computed",
-            (false, false, true) => "recorded",
-            (false, false, false) => "tail",
-        }
-    }
-
-    fn names(&self, made: &Made, keep: impl Fn(&RelationInfo) -> bool) -> Vec<String> {
-        let shown = self.relations(made).filter(|info| keep(info) && !is_of_subscription(&info.name));
-        shown.map(|info| info.name.to_string()).collect()
-    }
-
-    async fn show_tick(&self, schema: SchemaRef) -> Result<Answer, SqlError> {
-        let frontier = self.live.frontier().await?;
-        let tick = Int64Array::from(vec![frontier.closed.and_then(|tick| i64::try_from(tick).ok())]);
-        let batch =
-            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(tick)]).map_err(datafusion::error::DataFusionError::from)?;
-        Ok(Answer { schema, batches: vec![batch], tick: frontier.closed, completeness: None, note: None })
-    }
-
     /// A state of its own for one query: fresh tables, a memory pool, the shared functions.
     pub(crate) fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
         let catalogs = MemoryCatalogProviderList::new();
-        let catalog = tables::catalog(&slot, self.past(), self.inventory.as_deref(), made)?;
+        let catalog = tables::catalog(&slot, self.past(), self.inventory.as_deref(), (made, &self.sinks))?;
         let system = Arc::new(self.system(made));
         for schema in [catalog::PG, catalog::INFORMATION] {
             catalog.register_schema(schema, Arc::new(catalog::Catalog { schema, system: Arc::clone(&system) }))?;

@@ -17,6 +17,7 @@ use crate::dml;
 use crate::error::SqlError;
 use crate::rules::RuleStatement;
 use crate::settings::Assignment;
+use crate::sinks::SinkStatement;
 use crate::streaming::{self, CopyOut, Declare, Fetch, Piece, Subscribe};
 use crate::views::{self, Dropping};
 
@@ -49,6 +50,8 @@ pub(crate) enum Statement {
     Close(Option<String>),
     /// CREATE RULE, DROP RULE, SHOW RULES.
     Rule(RuleStatement),
+    /// CREATE SINK, DROP SINK, SHOW SINKS.
+    Sink(SinkStatement),
     /// Said by tools, without effect here; the text is the command tag.
     Accepted(&'static str),
     /// BEGIN.
@@ -74,7 +77,8 @@ pub(crate) enum Statement {
 impl Statement {
     /// Whether it changes what there is.
     pub(crate) fn changes(&self) -> bool {
-        matches!(self, Self::CreateView(_) | Self::DropViews(_)) || self.changes_rows()
+        let sink = matches!(self, Self::Sink(SinkStatement::Create { .. } | SinkStatement::Drop { .. }));
+        sink || matches!(self, Self::CreateView(_) | Self::DropViews(_)) || self.changes_rows()
     }
 
     /// Whether it cannot stand in a transaction block.
@@ -191,7 +195,7 @@ fn parse_plain(sql: &str) -> Result<Vec<Statement>, SqlError> {
                     statements.push(at(classify(parsed)?, as_of)?);
                 }
             }
-            Err(error) => return Err(planned(&sql).unwrap_or_else(|| error.into())),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(statements)
@@ -209,16 +213,6 @@ fn at(statement: Statement, as_of: Option<u64>) -> Result<Statement, SqlError> {
 fn plain(mut parsed: Parsed) -> Statement {
     catalog::as_postgresql(&mut parsed);
     Statement::Query(Box::new(Asked { parsed, as_of: None }))
-}
-
-/// Statements that the manual names and the parser does not know yet.
-fn planned(sql: &str) -> Option<SqlError> {
-    let words: Vec<_> = sql.split_whitespace().take(2).map(str::to_ascii_uppercase).collect();
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["CREATE", kind @ "SINK"] => Some(SqlError::unsupported(format!("CREATE {kind}"))),
-        _ => None,
-    }
 }
 
 fn classify(parsed: Parsed) -> Result<Statement, SqlError> {
@@ -395,6 +389,8 @@ mod tests {
             ("update t set a = 1", "Write"),
             ("delete from hosts", "Write"),
             ("truncate table T", "Truncate(\"t\")"),
+            ("show sinks", "Sink(Show)"),
+            ("create sink s format webhook to 'https://h/'; select 1", "Sink(Create { definition"),
             ("discard all", "Discard"),
         ] {
             check(sql, expected);
@@ -405,6 +401,7 @@ mod tests {
     fn what_is_not_supported_is_named() {
         for (sql, expected) in [
             ("drop index i", "0A000 DROP INDEX"),
+            ("create or replace sink s format webhook", "0A000 CREATE OR REPLACE SINK"),
             ("truncate a, b", "0A000 TRUNCATE of several tables"),
             ("with a as (select 1) insert into t select * from a", "0A000"),
             ("create external table t stored as csv location 'x'", "0A000 CREATE EXTERNAL TABLE"),

@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::error::{self, SqlError};
 use crate::rules;
+use crate::sinks;
 use crate::source_text;
 use crate::statement::{self, Asked, Statement};
 
@@ -94,7 +95,7 @@ pub(crate) enum Piece {
 /// Splits a text into its statements when one of them is of this file's; nothing when none is.
 pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
     let lower = sql.to_ascii_lowercase();
-    if !FIRST_WORDS.iter().any(|word| lower.contains(word)) && !lower.contains("rule") {
+    if !FIRST_WORDS.iter().any(|word| lower.contains(word)) && !["rule", "sink"].iter().any(|word| lower.contains(word)) {
         return Ok(None);
     }
     // What cannot be split into words the parser tells better.
@@ -111,6 +112,11 @@ pub(crate) fn split(sql: &str) -> Result<Option<Vec<Piece>>, SqlError> {
         if let Some(rule) = rules::read(&texts.concat())? {
             any = true;
             pieces.push(Piece::Streaming(Statement::Rule(rule)));
+            continue;
+        }
+        if let Some(sink) = sinks::read(&texts.concat())? {
+            any = true;
+            pieces.push(Piece::Streaming(Statement::Sink(sink)));
             continue;
         }
         pieces.push(match statement_of(&mut words, is_ours)? {

@@ -26,6 +26,7 @@ use crate::causal::Causal;
 use crate::freshness;
 use crate::inventory::{HOSTS_NAME, Inventory};
 use crate::process_tree::Tree;
+use crate::sinks::{SINKS, SinksOf};
 use crate::views::Made;
 
 /// What one query reads, put here between planning and running.
@@ -152,13 +153,14 @@ pub(crate) fn catalog(
     slot: &Arc<Slot>,
     past: Past,
     inventory: Option<&Inventory>,
-    made: &Made,
+    (made, sinks): (&Made, &SinksOf),
 ) -> Result<Arc<dyn CatalogProvider>> {
     let schema = MemorySchemaProvider::new();
     for info in weir_dataflow::relations().iter().chain([freshness::info()]).chain(&made.kept) {
         let table = Table { info: info.clone(), past, slot: Arc::clone(slot) };
         schema.register_table(info.name.to_string(), Arc::new(table))?;
     }
+    schema.register_table(SINKS.into(), Arc::new(sinks.clone()))?;
     for (info, plan) in &made.named {
         let view = ViewTable::new(plan.clone(), info.sql.as_deref().map(str::to_owned));
         schema.register_table(info.name.to_string(), Arc::new(view))?;

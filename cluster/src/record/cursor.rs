@@ -69,7 +69,7 @@ impl Cursor {
                     self.settings = Some(*settings);
                     self.intake.get_or_insert_with(|| Intake::new(admission(settings)));
                 }
-                Command::Engine(_) | Command::Form(_) | Command::Views(_) | Command::Rules(_) => {}
+                Command::Engine(_) | Command::Form(_) | Command::Views(_) | Command::Rules(_) | Command::Sinks(_) => {}
             }
         }
         let mut frames: Vec<Arrived> = Vec::new();

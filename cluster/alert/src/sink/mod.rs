@@ -6,6 +6,8 @@ mod alertmanager;
 mod attack;
 mod ecs;
 mod elasticsearch;
+mod email;
+mod kafka;
 mod ocsf;
 mod pagerduty;
 mod slack;
@@ -15,20 +17,24 @@ mod syslog;
 mod thehive;
 mod webhook;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_config::{AlertsConfig, Route, Secret, SinkConfig, SinkFormat, Target};
+use weir_config::{AlertsConfig, MailTarget, Route, Secret, SinkConfig, SinkFormat, Target};
 
 use crate::alert::{Alert, time_text};
 use crate::error::Error;
 use crate::http::Http;
+use crate::kafka::Kafka;
+use crate::smtp::Smtp;
 use crate::socket::{self, Syslog};
 
 pub use crate::http::{Answer, Request};
+pub use crate::kafka::Record;
+pub use crate::smtp::Mail;
 
 /// One place's way of being told. It makes messages and reads answers; it sends nothing itself.
 pub trait Sink: Send + Sync {
@@ -48,6 +54,10 @@ pub enum Message {
     Http(Request),
     /// A line without its end, to a syslog server or a file.
     Line(Vec<u8>),
+    /// By SMTP.
+    Mail(Mail),
+    /// To a topic.
+    Record(Record),
 }
 
 /// What an answer means.
@@ -89,10 +99,15 @@ impl Outcome {
 pub struct Sinks {
     channels: BTreeMap<String, Arc<Channel>>,
     routes: BTreeMap<String, Route>,
+    /// Why nothing can be sent to some of them now.
+    troubles: BTreeMap<String, String>,
+    /// Sinks that somebody dropped.
+    gone: BTreeSet<String>,
     time_max: Duration,
 }
 
 struct Channel {
+    section: SinkConfig,
     sink: Box<dyn Sink>,
     via: Via,
 }
@@ -101,6 +116,8 @@ enum Via {
     Http(Http),
     Syslog(Syslog),
     File(PathBuf),
+    Smtp(Smtp),
+    Kafka(Box<Kafka>),
 }
 
 impl Sinks {
@@ -109,20 +126,47 @@ impl Sinks {
         let time_ms_max = config.limits.request_ms_max;
         let mut sinks = Self { time_max: Duration::from_millis(time_ms_max), ..Self::default() };
         for section in &config.sinks {
-            let wrong = |why| Error::Sink { sink: section.name.clone(), why };
-            let secret = section.secret.as_ref().map(read_secret).transpose().map_err(wrong)?;
-            let via = match &section.target {
-                Target::Url(_) | Target::InSecret => Via::Http(Http::new(section.ca.as_deref(), time_ms_max).map_err(wrong)?),
-                Target::Socket(address, protocol) => {
-                    Via::Syslog(Syslog::new(address, *protocol, section.ca.as_deref(), time_ms_max).map_err(wrong)?)
-                }
-                Target::File(path) => Via::File(path.clone()),
-            };
-            let sink = make(section, secret, node).map_err(wrong)?;
-            sinks.channels.insert(section.name.clone(), Arc::new(Channel { sink, via }));
+            let made = Channel::new(section, node, time_ms_max);
+            let channel = made.map_err(|why| Error::Sink { sink: section.name.clone(), why })?;
+            sinks.channels.insert(section.name.clone(), Arc::new(channel));
             sinks.routes.insert(section.name.clone(), section.route.clone());
         }
         Ok(sinks)
+    }
+
+    /// Adds one that may be in trouble, such as without its secret: then its alerts wait. One that `before` has is not made anew.
+    pub fn add(&mut self, section: &SinkConfig, node: &str, before: &Self) {
+        let name = section.name.clone();
+        self.routes.insert(name.clone(), section.route.clone());
+        let same = before.channels.get(&name).filter(|channel| channel.section == *section);
+        let made = same.map_or_else(
+            || Channel::new(section, node, self.time_max.as_millis() as u64).map(Arc::new),
+            |same| Ok(Arc::clone(same)),
+        );
+        match made {
+            Ok(channel) => _ = self.channels.insert(name, channel),
+            Err(why) => _ = self.troubles.insert(name, why),
+        }
+    }
+
+    /// Says which sinks somebody dropped; those that are there again are not meant.
+    pub fn drop_all(&mut self, gone: BTreeSet<String>) {
+        self.gone = gone;
+    }
+
+    /// Sinks that somebody dropped.
+    pub fn gone(&self) -> &BTreeSet<String> {
+        &self.gone
+    }
+
+    /// Why nothing can be sent to a sink now.
+    pub fn trouble(&self, sink: &str) -> Option<&str> {
+        self.troubles.get(sink).map(String::as_str)
+    }
+
+    /// Whether one of them is in trouble.
+    pub fn any_trouble(&self) -> bool {
+        !self.troubles.is_empty()
     }
 
     /// Which alerts each takes.
@@ -138,20 +182,45 @@ impl Sinks {
     /// Sends a revision to a sink, and waits for what becomes of it.
     pub fn deliver(&self, sink: &str, alert: Alert) -> impl Future<Output = Outcome> + Send + use<> {
         let (channel, time_max) = (self.channels.get(sink).cloned(), self.time_max);
+        let trouble = self.troubles.get(sink).cloned();
         async move {
-            let Some(channel) = channel else { return Outcome::retry("this sink is not configured") };
+            let Some(channel) = channel else {
+                return Outcome::retry(trouble.unwrap_or_else(|| "this sink is not configured".to_owned()));
+            };
             let delivered = tokio::time::timeout(time_max, Box::pin(channel.deliver(&alert))).await;
             delivered.unwrap_or_else(|_| Outcome::retry(format!("no answer within {} ms", time_max.as_millis())))
         }
     }
 }
 
+/// Why a sink could not be made here; none: it could.
+pub fn trouble_of(section: &SinkConfig, node: &str) -> Option<String> {
+    Channel::new(section, node, 1_000).err()
+}
+
 impl Channel {
+    fn new(section: &SinkConfig, node: &str, time_ms_max: u64) -> Result<Self, String> {
+        let secret = section.secret.as_ref().map(read_secret).transpose()?;
+        let login = section.user.as_deref().zip(secret.as_deref());
+        let via = match &section.target {
+            Target::Url(_) | Target::InSecret => Via::Http(Http::new(section.ca.as_deref(), time_ms_max)?),
+            Target::Socket(address, protocol) => {
+                Via::Syslog(Syslog::new(address, *protocol, section.ca.as_deref(), time_ms_max)?)
+            }
+            Target::File(path) => Via::File(path.clone()),
+            Target::Mail(mail) => Via::Smtp(Smtp::new(mail, login, section.ca.as_deref(), time_ms_max)?),
+            Target::Kafka(topic) => Via::Kafka(Box::new(Kafka::new(topic, login, section.ca.as_deref(), time_ms_max)?)),
+        };
+        Ok(Self { section: section.clone(), sink: make(section, secret, node)?, via })
+    }
+
     async fn deliver(&self, alert: &Alert) -> Outcome {
         let done = |sent: Result<(), String>| sent.map_or_else(Outcome::retry, |()| Outcome::Delivered);
         let request = match (&self.via, self.sink.message(alert)) {
             (Via::Http(_), Message::Http(request)) => request,
             (Via::Syslog(server), Message::Line(line)) => return done(server.send(&line).await),
+            (Via::Smtp(server), Message::Mail(mail)) => return server.send(mail).await,
+            (Via::Kafka(topic), Message::Record(record)) => return topic.send(record).await,
             (Via::File(path), Message::Line(line)) => return done(socket::add_line(path, line).await),
             _ => return Outcome::Refused { why: "this format has no way to this kind of place".to_owned() },
         };
@@ -178,7 +247,7 @@ fn make(section: &SinkConfig, secret: Option<String>, node: &str) -> Result<Box<
     let url = match &section.target {
         Target::Url(url) => url.clone(),
         Target::InSecret => secret.clone().unwrap_or_default(),
-        Target::Socket(..) | Target::File(_) => String::new(),
+        Target::Socket(..) | Target::File(_) | Target::Mail(_) | Target::Kafka(_) => String::new(),
     };
     if matches!(section.target, Target::Url(_) | Target::InSecret) && !(url.starts_with("http://") || url.starts_with("https://"))
     {
@@ -197,6 +266,11 @@ fn make(section: &SinkConfig, secret: Option<String>, node: &str) -> Result<Box<
             index: index.unwrap_or_default(),
             authorization: authorization("ApiKey"),
         }),
+        SinkFormat::Email => {
+            let Target::Mail(MailTarget { from, .. }) = &section.target else { return Err("it has no mail server".to_owned()) };
+            Box::new(email::Email { domain: from.rsplit('@').next().unwrap_or_default().to_owned() })
+        }
+        SinkFormat::Kafka => Box::new(kafka::Topic),
         SinkFormat::Ocsf => Box::new(ocsf::Ocsf),
         SinkFormat::Slack => Box::new(slack::Slack { url }),
         SinkFormat::Pagerduty => Box::new(pagerduty::PagerDuty { url, key }),

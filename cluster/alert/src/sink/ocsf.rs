@@ -15,7 +15,7 @@ impl Sink for Ocsf {
     }
 }
 
-fn finding(alert: &Alert) -> Value {
+pub(super) fn finding(alert: &Alert) -> Value {
     let millis = |nanos: i64| nanos.div_euclid(1_000_000);
     // create, update, close
     let (activity, activity_name) = match alert.state {

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a test may panic, and not every test uses all")]
 
+pub(crate) mod kafka;
+pub(crate) mod smtp;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};

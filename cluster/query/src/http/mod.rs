@@ -111,6 +111,7 @@ async fn answer(engine: &Engine, sql: &str) -> Result<Answer, SqlError> {
         (Some(Statement::Query(parsed)), true) => engine.run(&engine.plan(&parsed).await?, None).await,
         (Some(Statement::Show(show)), true) => engine.show(&show).await,
         (Some(Statement::Rule(crate::rules::RuleStatement::Show)), true) => engine.show_rules().await,
+        (Some(Statement::Sink(crate::sinks::SinkStatement::Show)), true) => engine.show_sinks().await,
         _ => Err(SqlError::unsupported("anything but one SELECT, EXPLAIN or SHOW over HTTP")),
     }
 }

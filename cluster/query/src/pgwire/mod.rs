@@ -34,6 +34,7 @@ use crate::encode;
 use crate::error::SqlError;
 use crate::rules::RuleStatement;
 use crate::session::{Answer, Engine, Planned};
+use crate::sinks::SinkStatement;
 use crate::statement::{Show, Statement, parse};
 use crate::subscription::Subscribable;
 
@@ -221,6 +222,11 @@ impl Handler {
                     RuleStatement::Show => {}
                 }
                 Response::Execution(Tag::new(rule.tag()))
+            }
+            (Statement::Sink(SinkStatement::Show), _) => rows(&self.engine.show_sinks().await?, format, "SHOW")?,
+            (Statement::Sink(sink), _) => {
+                note = self.engine.change_sinks(sink).await?;
+                Response::Execution(Tag::new(sink.tag()))
             }
             (Statement::CreateTable(create), _) => {
                 note = self.engine.create_table(create).await?;

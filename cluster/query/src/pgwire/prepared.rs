@@ -16,6 +16,7 @@ use crate::encode;
 use crate::error::{self, SqlError};
 use crate::rules::{RuleStatement, rules_schema};
 use crate::session::{Engine, Planned};
+use crate::sinks::{self, SinkStatement};
 use crate::statement::{Statement, parse};
 use crate::streaming::Source;
 use crate::subscription::Subscribable;
@@ -54,6 +55,7 @@ impl Prepared {
         match (&self.statement, &self.planned) {
             (Statement::Show(show), _) => Some(show.schema()),
             (Statement::Rule(RuleStatement::Show), _) => Some(rules_schema()),
+            (Statement::Sink(SinkStatement::Show), _) => Some(sinks::shown_schema()),
             (Statement::Subscribe(_), _) => self.subscribable.as_ref().map(|subscribable| Arc::clone(&subscribable.schema)),
             (Statement::Fetch(_), _) => self.fetched.clone(),
             (Statement::Copy(_) | Statement::Write(_), _) => None,
