@@ -49,7 +49,7 @@ pub fn is_shipped(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::definition::Known;
+    use crate::definition::{Definitions, Known, ViewChange, ViewOutcome};
 
     #[test]
     fn they_can_be_made() {
@@ -57,5 +57,17 @@ mod tests {
             let info = Known::default().add_table(&definition).unwrap();
             assert!(is_shipped(&info.name) && info.schema.fields().len() > 1);
         }
+    }
+
+    #[test]
+    fn they_do_not_count_against_what_people_may_make() {
+        let mut definitions = Definitions::default();
+        let mut make = |definition: ViewDefinition| definitions.change(&ViewChange::Create { definition, views_max: 1 });
+        for definition in shipped_tables() {
+            assert!(matches!(make(definition), ViewOutcome::Created(_)));
+        }
+        let of_people = |name: &str| ViewDefinition { name: name.to_owned(), ..shipped_tables().remove(0) };
+        assert!(matches!(make(of_people("mine")), ViewOutcome::Created(_)));
+        assert_eq!(make(of_people("another")), ViewOutcome::TooMany(1));
     }
 }
