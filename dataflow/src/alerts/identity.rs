@@ -150,18 +150,14 @@ impl Identities {
     pub(crate) fn complete(&self, told: &Event) -> Option<Event> {
         let container = told.container.as_deref()?;
         let identity = self.0.get(container.container_id.as_ref()?)?;
-        let missing =
-            |(known, (_, stated)): &(Option<&Text>, (Column, &Option<(Moment, Text)>))| known.is_none() && stated.is_some();
-        let fills = known(container).into_iter().zip(COLUMNS.into_iter().zip(&identity.columns));
-        let fills: Vec<_> = fills.filter(missing).collect();
-        if fills.is_empty() {
-            return None;
+        let mut full = container.clone();
+        let mut is_more = false;
+        for ((known, column), stated) in known(container).into_iter().zip(COLUMNS).zip(&identity.columns) {
+            if let (None, Some((_, text))) = (known, stated) {
+                is_more |= full.set(column, Cell::Text(text));
+            }
         }
-        let mut container = container.clone();
-        for (_, (column, stated)) in fills {
-            stated.iter().for_each(|(_, text)| _ = container.set(column, Cell::Text(text)));
-        }
-        Some(Event { container: Some(Arc::new(container)), ..told.clone() })
+        is_more.then(|| Event { container: Some(Arc::new(full)), ..told.clone() })
     }
 
     /// Whether anything is known of a container.
