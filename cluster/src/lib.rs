@@ -34,6 +34,7 @@ pub mod record;
 pub mod replay;
 pub mod rules;
 pub mod sequences;
+mod shipped;
 #[doc(hidden)]
 pub mod simulate;
 mod sinks;

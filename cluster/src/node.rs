@@ -33,7 +33,7 @@ use crate::record::{self, Archivist, ChainTail};
 use crate::sinks::{ChainedSinks, ClusterSinks};
 use crate::supervise::Supervisor;
 use crate::views::{ClusterViews, Views as MadeViews};
-use crate::{alerts, identity, layout, metrics, rules, sequences};
+use crate::{alerts, identity, layout, metrics, rules, sequences, shipped};
 
 /// Where a running node listens.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +110,8 @@ pub async fn run(
     let parts = WorkersParts { logs, child, live, board, listener, tell_views, tell_sinks };
     let (following, mut workers) = start_workers(&config, parts, &stop)?;
     start_rules(&config, &stop);
-    workers.extend([forgetting, revoking, sinking, tokio::spawn(sequences::configure(config.clone(), views))]);
+    workers.extend([forgetting, revoking, sinking, tokio::spawn(shipped::make(Arc::clone(&views)))]);
+    workers.push(tokio::spawn(sequences::configure(config.clone(), views)));
     let addresses = Addresses { quic, sql: reading.sql_addr(), http: reading.http_addr() };
     info!(node = config.id, quic = %addresses.quic, sql = %addresses.sql, http = %addresses.http, "node started");
     started(addresses);

@@ -12,6 +12,7 @@ use weir_plan::{Plan, Rule, SchemaOf, Table, normal_type};
 
 use crate::chains::info_of;
 use crate::relations::{RelationInfo, relation, relations};
+use crate::shipped::is_shipped;
 use crate::table::TableWrite;
 
 /// What somebody made.
@@ -152,7 +153,9 @@ impl Definitions {
         if relation(&definition.name).is_some() || self.find(&definition.name).is_some() {
             return ViewOutcome::Exists(definition.name.clone());
         }
-        let of_its_kind = self.0.iter().filter(|view| view.kind.counted_as() == definition.kind.counted_as()).count();
+        // What Weir ships is nobody's.
+        let counts = |view: &&ViewDefinition| view.kind.counted_as() == definition.kind.counted_as() && !is_shipped(&view.name);
+        let of_its_kind = self.0.iter().filter(counts).count();
         if of_its_kind as u64 >= views_max {
             return ViewOutcome::TooMany(views_max);
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::TimestampNanosecondType;
+use arrow::error::ArrowError;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::probe::Handle as Probe;
 use timely::dataflow::operators::{Concat as _, Input as _};
@@ -18,7 +19,7 @@ use timely::dataflow::{InputHandle, Scope, Stream};
 use timely::worker::Worker;
 use weir_schema::Column;
 
-use crate::alerts::{AlertCounts, AlertOptions, InForce, alerts};
+use crate::alerts::{AlertCounts, AlertOptions, ExceptionTable, InForce, alerts};
 use crate::chains::{ChainCounts, ChainOptions, Relations, chains};
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
@@ -34,6 +35,7 @@ use crate::render::{Context, Relation, Sources, Ticks, render};
 use crate::rulebook::Rules;
 use crate::run::Error;
 use crate::settings::ViewSettings;
+use crate::shipped::EXCEPTIONS;
 use crate::source::table::inside;
 use crate::source::tail::Forgotten;
 use crate::source::{SourceOptions, SourceState, Tail, schema_of, source};
@@ -48,6 +50,7 @@ pub(crate) struct Installed {
     /// Ticks from which other rules are in force.
     rule_ticks: RuleTicks,
     rules: InForce,
+    exceptions: Rc<RefCell<ExceptionTable>>,
     ticks: Ticks,
     probe: Probe<u64>,
     shelf: Books,
@@ -126,6 +129,11 @@ impl Installed {
 
     /// Feeds one tick's frames, and says that there will be no more of it.
     pub(crate) fn feed(&mut self, tick: u64, mut frames: Vec<Arrived>) {
+        let exceptions = self.exceptions.borrow_mut().take_changed();
+        if let Some(exceptions) = exceptions {
+            self.rules.except(tick, exceptions);
+            self.tell_rules(tick);
+        }
         self.ticks.note(tick);
         self.input.advance_to(tick);
         self.input.send_batch(&mut frames);
@@ -179,18 +187,28 @@ impl Installed {
                 ViewKind::Plain | ViewKind::Materialized => self.create(worker, tick, definition),
             }
         }
+        self.rules.except(tick, self.exceptions.borrow().compile());
         Ok(self.keeper.check()?)
     }
 
     /// Changes a table's rows, as of a tick that is about to be fed.
     pub(crate) fn write_table(&mut self, tick: u64, write: &TableWrite) {
         let written = match self.tables.get(&write.table) {
-            Some(output) => table::write(output, tick, &write.rows, self.keeper.share()).map_err(|error| error.to_string()),
+            Some(output) => self.write_rows(output, tick, write).map_err(|error| error.to_string()),
             None => Err("it is not there".to_owned()),
         };
         if let Err(why) = written {
             tracing::error!(table = write.table, tick, why, "a change of a table's rows is left out");
         }
+    }
+
+    fn write_rows(&self, output: &Rc<RefCell<Output>>, tick: u64, write: &TableWrite) -> Result<(), ArrowError> {
+        table::write(output, tick, &write.rows, self.keeper.share())?;
+        if write.table == EXCEPTIONS {
+            let schema = Arc::clone(output.borrow().schema());
+            self.exceptions.borrow_mut().write(&write.rows, &schema)?;
+        }
+        Ok(())
     }
 
     /// Drops views and tables, as of a tick that is about to be fed.
@@ -260,11 +278,13 @@ impl Build {
         }
         let Self { settings, changes, ticks, rules, probe, shelf, keeper } = self;
         let (standing, tables) = (Standing::default(), HashMap::new());
+        let exceptions = keeper.keep("alerts/exceptions", ExceptionTable::new(keeper.share())).shared();
         Ok(Installed {
             settings,
             input,
             rule_ticks: told,
             rules,
+            exceptions,
             ticks,
             probe,
             shelf,
@@ -413,6 +433,8 @@ impl Shelf for Books {
             ("rule_hits_total", counts.hits),
             ("alerts", self.alerts.alerts.get()),
             ("evicted_alerts_total", self.alerts.evicted.get()),
+            ("alert_hits", self.alerts.hits.get()),
+            ("fixed_alert_hits_total", self.alerts.fixed.get()),
             ("chain_keys", chain_keys),
             ("chain_events", chain_events),
             ("chains", chains),

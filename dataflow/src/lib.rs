@@ -36,6 +36,7 @@ mod rulebook;
 mod run;
 mod server;
 mod settings;
+pub mod shipped;
 pub mod source;
 mod standing;
 mod subscribe;

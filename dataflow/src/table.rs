@@ -60,7 +60,8 @@ impl TableRows {
         ipc(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?).map(Self::Changed)
     }
 
-    fn decode(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<(RecordBatch, Vec<i64>)>, ArrowError> {
+    /// The rows, and how often each comes.
+    pub(crate) fn decode(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<(RecordBatch, Vec<i64>)>, ArrowError> {
         let wrong = |why: &str| ArrowError::SchemaError(why.to_owned());
         let mut batches = Vec::new();
         for batch in StreamReader::try_new(bytes, None)? {

@@ -11,14 +11,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Int64Type, TimestampNanosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampNanosecondType};
 use arrow::ipc::reader::StreamReader;
 use weir_dataflow::handle::{At, Client, Digest, Read, Request, Response};
 use weir_dataflow::{
     CheckpointPart, CheckpointSink, Command, EngineOptions, Feed, RULE_FORMAT, Restore, RuleFile, RuleMatching, RuleOrigin,
-    Rules, relation, run,
+    Rules, TableRows, TableWrite, ViewDefinition, relation, run, shipped,
 };
 use world::{Random, START_MS, TICK_MS, World};
 
@@ -95,6 +95,18 @@ impl Drop for Engine {
 
 impl Engine {
     fn start(name: &str, world: &World, workers: usize, commands: &[(u64, Command)], from: Option<(Restore, Rules)>) -> Self {
+        Self::start_with(name, world, workers, commands, from, vec![])
+    }
+
+    /// `views`: what was made when the checkpoint was.
+    fn start_with(
+        name: &str,
+        world: &World,
+        workers: usize,
+        commands: &[(u64, Command)],
+        from: Option<(Restore, Rules)>,
+        views: Vec<ViewDefinition>,
+    ) -> Self {
         let dir = std::env::temp_dir().join(format!("weir-alerts-{}-{name}-{workers}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let socket = dir.join("engine.sock");
@@ -108,7 +120,7 @@ impl Engine {
         let (restore, rules) = from.map_or((None, None), |(restore, rules)| (Some(Arc::new(restore)), Some(rules)));
         let (sender, parts) = sync_channel(64);
         let checkpoints: Option<Arc<dyn CheckpointSink>> = Some(Arc::new(Parts(Mutex::new(sender))));
-        let options = EngineOptions { restore, rules, checkpoints, ..EngineOptions::alone(workers, socket.clone()) };
+        let options = EngineOptions { restore, rules, views, checkpoints, ..EngineOptions::alone(workers, socket.clone()) };
         std::thread::spawn(move || run(options, feeds));
         for _ in 0..6_000 {
             if let Ok(client) = Client::connect(&socket) {
@@ -307,5 +319,111 @@ fn rules_change_at_a_tick_and_live_on_in_checkpoints() {
             let found: Vec<Digest> = at.iter().map(|at| again.digest(*at)).collect();
             assert_eq!(Some(found), expected, "{name}, {workers} to {} workers, seed {seed}", 4 - workers);
         }
+    }
+}
+
+/// A change of `rule_exceptions`: rows of (rule, name, field, comparator, value) that come (1) and go (-1).
+fn except(rows: &[([&str; 5], i64)]) -> Command {
+    let column = |place: usize| Arc::new(StringArray::from_iter_values(rows.iter().map(|(row, _)| row[place]))) as ArrayRef;
+    let fields = shipped::EXCEPTION_COLUMNS.map(|name| Field::new(name, DataType::Utf8, false));
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields.to_vec())), (0..5).map(column).collect()).unwrap();
+    let rows = TableRows::encode(&batch, rows.iter().map(|(_, diff)| *diff).collect()).unwrap();
+    let (table, bytes) = (shipped::EXCEPTIONS.to_owned(), 0);
+    Command::WriteTable(TableWrite {
+        table,
+        read_at: 0,
+        follows_rows: false,
+        rows,
+        added_bytes: bytes,
+        removed_bytes: bytes,
+        bytes_max: 1 << 20,
+    })
+}
+
+/// Rule, container, first, last, events of the alerts that are not withdrawn.
+type Alert = (String, String, i64, i64, usize);
+
+fn stand(alerts: &RecordBatch) -> Vec<Alert> {
+    let rows = (0..alerts.num_rows()).filter(|row| text(alerts, "state", *row) != "withdrawn");
+    let alert = |row: usize| {
+        let stages: serde_json::Value = serde_json::from_str(text(alerts, "stages", row)).unwrap();
+        let events = stages[0]["events"].as_u64().unwrap() as usize;
+        let (rule, container) = (text(alerts, "rule", row).to_owned(), text(alerts, "container_id", row).to_owned());
+        (rule, container, time(alerts, "first_seen", row), time(alerts, "last_seen", row), events)
+    };
+    let mut stand: Vec<Alert> = rows.map(alert).collect();
+    stand.sort();
+    stand
+}
+
+/// The alerts of these events without those that `silent` excepts by rule, port and image.
+fn recount_without(events: &RecordBatch, silent: impl Fn(&str, i64, &str) -> bool) -> Vec<Alert> {
+    let late = events.column_by_name("late").unwrap().as_boolean();
+    let admitted: Vec<usize> = (0..events.num_rows()).filter(|row| !late.value(*row)).collect();
+    let container = |row: usize| text(events, "container_id", row);
+    let named = admitted.iter().filter(|row| text(events, "image", **row) != "NULL");
+    let images: BTreeMap<&str, &str> = named.map(|row| (container(*row), text(events, "image", *row))).collect();
+    let mut hits: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
+    for row in admitted.into_iter().filter(|row| text(events, "kind", *row) == "connect") {
+        let failed = int(events, "result", row).is_some_and(|result| result != 0);
+        let image = images.get(container(row)).copied().unwrap_or("NULL");
+        for rule in ["connects", "refused"].into_iter().filter(|rule| *rule == "connects" || failed) {
+            if !silent(rule, int(events, "dst_port", row).unwrap(), image) {
+                hits.entry((rule, container(row))).or_default().push(time(events, "time", row));
+            }
+        }
+    }
+    let alert = |((rule, container), mut times): ((&str, &str), Vec<i64>)| {
+        times.sort_unstable();
+        (rule.to_owned(), container.to_owned(), times[0], times[times.len() - 1], times.len())
+    };
+    let mut alerts: Vec<Alert> = hits.into_iter().map(alert).collect();
+    alerts.sort();
+    alerts
+}
+
+#[test]
+fn exceptions_come_and_go_with_rows_and_late_images_on_any_number_of_workers_and_from_checkpoints() {
+    let seed = seed();
+    let world = World::described(seed, 150, tick(125)).disturbed(seed);
+    let port = ["connects", "web", "fd.sport", "=", "443"];
+    let image = ["connects", "image", "container.image.repository", "=", "image-1"];
+    let both =
+        [["refused", "two", "fd.sport", "in", "(80, 443)"], ["refused", "two", "container.image.repository", "=", "image-2"]];
+    let wrong = ["refused", "wrong", "fd.sprot", "=", "80"];
+    let views = shipped::shipped_tables();
+    let mut commands = vec![(tick(0), Command::SetRules(rules(FIRST)))];
+    commands.extend(views.iter().map(|table| (tick(1), Command::CreateView(table.clone()))));
+    let later = [
+        (tick(115), except(&[(image, 1)])),
+        (tick(118), except(&[(both[0], 1), (both[1], 1), (wrong, 1)])),
+        (tick(140), except(&[(port, -1)])),
+        (tick(145), except(&[(image, -1), (both[0], -1)])),
+    ];
+    commands.extend([(tick(105), except(&[(port, 1)])), (tick(110), Command::Checkpoint)]);
+    commands.extend(later.iter().cloned());
+    let silent = |place: usize| {
+        move |rule: &str, port: i64, is: &str| match rule {
+            "connects" => ((105..140).contains(&place) && port == 443) || ((115..145).contains(&place) && is == "image-1"),
+            _ => place >= 118 && is == "image-2" && (place >= 145 || port == 80 || port == 443),
+        }
+    };
+    let places = [104, 106, 116, 120, 130, 139, 142, 149];
+    let mut expected: Option<Vec<Digest>> = None;
+    for workers in 1..=3 {
+        let mut engine = Engine::start("excepted", &world, workers, &commands, None);
+        let digests: Vec<Digest> = [149, 142, 130].iter().map(|place| engine.digest(tick(*place))).collect();
+        assert_eq!(*expected.get_or_insert_with(|| digests.clone()), digests, "{workers} workers, seed {seed}");
+        for place in places {
+            let (alerts, events) = (engine.peek(tick(place), "alerts"), engine.peek(tick(place), "events"));
+            let plain = recount_without(&events, silent(place));
+            assert_eq!(stand(&alerts), plain, "tick {place}, seed {seed}");
+            assert!(!plain.is_empty());
+        }
+        let restore = engine.checkpoint();
+        let from = Some((restore, rules(FIRST)));
+        let mut again = Engine::start_with("excepted-again", &world, 4 - workers, &later, from, views.clone());
+        let found: Vec<Digest> = [149, 142, 130].iter().map(|place| again.digest(tick(*place))).collect();
+        assert_eq!(Some(found), expected, "{workers} to {} workers, seed {seed}", 4 - workers);
     }
 }

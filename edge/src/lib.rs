@@ -19,5 +19,8 @@ pub mod probe;
 pub mod record;
 pub mod sample;
 pub mod ship;
+mod silent;
 pub mod spool;
 mod start;
+
+pub use silent::silent_kinds;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use weir_cluster::rules as chained;
@@ -13,6 +14,7 @@ use weir_schema::{parse_line, write_time};
 
 use crate::token::CONFIG;
 
+mod blinded;
 mod difference;
 mod recorded;
 mod what_if;
@@ -28,11 +30,14 @@ pub(crate) struct Arguments {
 enum Command {
     /// Load Falco and Sigma rule files and say of each rule whether it can be evaluated
     #[command(
-        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name."
+        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name.\nWith --agent FILE, `blind: ` lines name the rules none or only some of whose kinds of events an agent of that config sends."
     )]
     Check {
         #[command(flatten)]
         pipeline: PipelineFiles,
+        /// An agent's config: rules that need what it does not send are named
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
         /// Rule files or folders, in the order in which they are to be loaded
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<PathBuf>,
@@ -77,7 +82,7 @@ enum Command {
     /// What a change of the rules would have done to the alerts of the last hour, or of a recording
     #[command(
         name = "what-if",
-        after_help = "Examples:\n  weir rules what-if --config config/examples/node.toml --since 24h my_exceptions.yaml\n  weir rules what-if --events recording.jsonl --rules /etc/falco/rules.d my_exceptions.yaml\n\nThe files are taken as `weir rules load` would take them, over the rules in force or those of --rules, and refused for the same reasons.\nBoth sets of rules judge the same events; hits are grouped into alerts as the cluster does. An alert opens if only the changed rules have it,\nfalls silent if only the others have it, and changes if it has other events. Nothing is changed in the cluster.\nIn the cluster a rule that says something else begins anew: its alerts are withdrawn, and events of the past are not judged again.\nLate and imported events and sequence rules (CREATE RULE) are left out."
+        after_help = "Examples:\n  weir rules what-if --config config/examples/node.toml --since 24h my_exceptions.yaml\n  weir rules what-if --events recording.jsonl --rules /etc/falco/rules.d my_exceptions.yaml\n  weir rules what-if --except 'Shell in a container' shop container.image.repository startswith reg/shop\n\nThe files are taken as `weir rules load` would take them, over the rules in force or those of --rules, and refused for the same reasons.\nBoth sets of rules judge the same events; hits are grouped into alerts as the cluster does. An alert opens if only the changed rules have it,\nfalls silent if only the others have it, and changes if it has other events. Nothing is changed in the cluster.\nThe exceptions of the table rule_exceptions count on both sides, those of --except on one. With --rules or --events there are no others.\nIn the cluster a rule that says something else begins anew: its alerts are withdrawn, and events of the past are not judged again.\nLate and imported events and sequence rules (CREATE RULE) are left out."
     )]
     WhatIf(what_if::Arguments),
     /// Put rule files into force in a running cluster
@@ -123,7 +128,13 @@ struct PipelineFiles {
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
-        Command::Check { pipeline, paths } => check(&load(&paths, &pipeline)?, &paths),
+        Command::Check { pipeline, agent, paths } => {
+            let set = Arc::new(load(&paths, &pipeline)?);
+            if let Some(config) = &agent {
+                blinded::tell(&set, config)?;
+            }
+            check(&set, &paths)
+        }
         Command::Run { pipeline, events, all, paths } => {
             let matching = if all { Matching::All } else { Matching::First };
             over_recording(&load(&paths, &pipeline)?, &events, matching)

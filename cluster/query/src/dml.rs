@@ -184,6 +184,10 @@ impl Engine {
                 return Err(SqlError::new(error::NOT_NULL, message));
             }
         }
+        weir_dataflow::shipped::check_rows(&target.info.name, &new).map_err(|wrong| {
+            let message = format!("new row for table \"{}\" cannot be used: {wrong}", target.info.name);
+            SqlError::new(error::CHECK, message).with_hint(wrong.cure)
+        })?;
         Ok(Evaluated { old, new, tick: answer.tick })
     }
 

@@ -242,6 +242,8 @@ pub(crate) const BAD_VALUE: &str = "22023";
 pub(crate) const WRONG_OBJECT: &str = "42809";
 /// A NULL in a column that has none.
 pub(crate) const NOT_NULL: &str = "23502";
+/// A value that a table's own rules do not allow.
+pub(crate) const CHECK: &str = "23514";
 /// A primary key that is there.
 pub(crate) const DUPLICATE_KEY: &str = "23505";
 /// Others were faster.

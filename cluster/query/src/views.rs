@@ -279,7 +279,8 @@ impl Engine {
                 return Err(SqlError::new(error::WRONG_OBJECT, format!("\"{name}\" is not a {word}"))
                     .with_hint(format!("use DROP {other}")));
             }
-            if made.definitions.find(name).is_none() && self.is_taken(name, &made) {
+            let is_ours = made.definitions.find(name).is_none() && self.is_taken(name, &made);
+            if is_ours || weir_dataflow::shipped::is_shipped(name) {
                 return Err(SqlError::unsupported(format!("DROP of \"{name}\", which Weir itself keeps,")));
             }
         }

@@ -22,6 +22,7 @@ mod event;
 #[cfg(test)]
 mod event_tests;
 mod exception;
+mod exception_rows;
 mod fields;
 mod fingerprint;
 mod graph;
@@ -52,6 +53,7 @@ mod yaml;
 pub use coverage::{AttackTable, Coverage, Technique, techniques_of};
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
+pub use exception_rows::{ExceptionRow, Exceptions, RowError};
 pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};
 pub use pass::{Pass, Scratch};
 pub use set::{Contradiction, Language, Matcher, Matching, Notice, Priority, Rule, RuleSet, Selection};

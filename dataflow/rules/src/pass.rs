@@ -44,6 +44,12 @@ impl Pass {
         &self.set
     }
 
+    /// The kinds of events that a rule may hold for, by its place in the set; none: it is not enabled, or can never hold.
+    pub fn kinds_of(&self, rule: usize) -> Vec<Kind> {
+        let holds = |kind: &Kind| self.programs[*kind as usize].rules.iter().any(|(place, _)| *place == rule);
+        Kind::ALL.iter().copied().filter(holds).collect()
+    }
+
     /// How many rules may hold for events of a kind.
     pub fn rules_of(&self, kind: Kind) -> usize {
         self.programs[kind as usize].rules.len()

@@ -385,6 +385,17 @@ impl Matcher {
         hits[begin..].sort_unstable();
     }
 
+    /// Whether one rule's condition holds, by its place in `set.rules`; enabled or not.
+    pub fn holds(&mut self, set: &RuleSet, rule: usize, source: &(impl FieldSource + ?Sized)) -> bool {
+        self.node(&set.graph, set.rules[rule].node, source)
+    }
+
+    /// Whether a node holds for an event, as if nothing was known of the event. Sets may change from call to call.
+    pub(crate) fn node(&mut self, graph: &Graph, node: NodeId, source: &(impl FieldSource + ?Sized)) -> bool {
+        self.memo.next(graph);
+        graph.holds(node, source, &mut self.memo)
+    }
+
     /// Comparisons computed so far: without sharing it would be one for every mention.
     pub fn checks_computed(&self) -> u64 {
         self.memo.checks_computed

@@ -7,6 +7,8 @@ use weir_schema::{EventId, Text};
 
 use super::EVIDENCE_MAX;
 use super::compiled::RuleHead;
+use super::hit::Hit;
+use super::identity::ContainerTold;
 use crate::checkpoint::shared;
 use crate::connections::Place;
 
@@ -44,16 +46,58 @@ pub(crate) struct Group {
     /// The tick of its last change.
     pub(crate) closed_through: u64,
     pub(crate) withdrawn: bool,
+    /// How many revisions it has had beside those of its hits: each change is a higher one, also where hits have left.
+    pub(crate) base: u64,
 }
 
 /// What one frame's admitted rows say of one host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct HostGroups {
+pub struct HostHits {
     pub(crate) host_key: u64,
-    pub(crate) groups: Vec<Group>,
+    pub(crate) hits: Vec<Hit>,
+    pub(crate) containers: Vec<ContainerTold>,
 }
 
 impl Group {
+    /// One hit of a rule.
+    pub(crate) fn of(hit: &Hit, rule: Arc<RuleHead>, subject: Subject) -> Self {
+        let (first, evidence) = (hit.moment, vec![hit.moment]);
+        let (last, lost) = (first.0, hit.lost);
+        Self { rule, subject, first, last, count: 1, evidence, lost, closed_through: 0, withdrawn: false, base: 0 }
+    }
+
+    /// Takes up a hit. `subject`: what the hit says, should it be the first.
+    pub(crate) fn add(&mut self, hit: &Hit, subject: impl FnOnce() -> Subject) {
+        let moment = hit.moment;
+        if moment < self.first {
+            (self.first, self.subject) = (moment, subject());
+        }
+        self.last = self.last.max(moment.0);
+        self.count += 1;
+        self.lost = self.lost.max(hit.lost);
+        let place = self.evidence.partition_point(|other| *other < moment);
+        self.evidence.insert(place, moment);
+        self.evidence.truncate(EVIDENCE_MAX);
+    }
+
+    /// Higher with each change.
+    pub(crate) fn revision(&self) -> u64 {
+        self.count.saturating_add(self.base).saturating_add(u64::from(self.withdrawn))
+    }
+
+    /// Whether a hit of this moment is near enough.
+    pub(crate) fn is_near(&self, (time, _): Moment, window_ms: u64) -> bool {
+        let window = i64::try_from(window_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        time.saturating_sub(self.last) <= window && self.first.0.saturating_sub(time) <= window
+    }
+
+    /// Whether both tell people the same, but for when they were told.
+    pub(crate) fn tells_as(&self, other: &Self) -> bool {
+        let Self { subject, first, last, count, evidence, lost, .. } = self;
+        (first, last, count, evidence, lost) == (&other.first, &other.last, &other.count, &other.evidence, &other.lost)
+            && *subject == other.subject
+    }
+
     /// Whether two are one: of the same rule and subject, which the caller has seen to, and close enough.
     pub(crate) fn touches(&self, other: &Self, window_ms: u64) -> bool {
         let window = i64::try_from(window_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
@@ -63,13 +107,14 @@ impl Group {
 
     /// Takes up another part of the same alert. Their hits are distinct events.
     pub(crate) fn merge(&mut self, other: Self) {
-        let Self { subject, first, last, count, evidence, lost, closed_through, .. } = other;
+        let Self { subject, first, last, count, evidence, lost, closed_through, base, .. } = other;
         if first < self.first {
             (self.first, self.subject) = (first, subject);
         }
         self.last = self.last.max(last);
         self.count += count;
         self.lost = self.lost.max(lost);
+        self.base = self.base.max(base);
         self.closed_through = self.closed_through.max(closed_through);
         self.evidence.extend(evidence);
         self.evidence.sort_unstable();

@@ -1,15 +1,16 @@
-//! Hits of the rules among a frame's admitted rows, grouped on the spot: a rule that matches everything costs one group a frame on the wire.
+//! Hits of the rules among a frame's admitted rows, each with all rules that hold for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_rules::{EventFields, Scratch};
-use weir_schema::{AgentIdentity, Batch, BootId, Event, EventIds, ProcessId, Seq};
+use weir_schema::{AgentIdentity, Batch, BootId, Event, EventIds, Lane, ProcessId, Seq};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::SUMMARY_BYTES_MAX;
 use super::compiled::Compiled;
-use super::group::{Group, HostGroups, Moment, Subject};
-use super::{EVIDENCE_MAX, SUMMARY_BYTES_MAX, WINDOW_MS};
+use super::group::{HostHits, Subject};
+use super::hit::{Hit, pack};
+use super::identity::{Told, asks};
 use crate::connections::Place;
 use crate::source::rows::Picks;
 use crate::source::touches::rows;
@@ -18,6 +19,7 @@ use crate::source::touches::rows;
 #[derive(Debug, Default)]
 pub(crate) struct Spotter {
     scratch: Scratch,
+    told: Told,
     /// Hits found so far.
     pub(crate) hits: u64,
 }
@@ -34,71 +36,37 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Spotter {
-    /// The hits of these rows.
-    pub(crate) fn spot(&mut self, rules: &Compiled, of: Admitted<'_>) -> Option<HostGroups> {
+    /// The hits of these rows, and what they say of containers.
+    pub(crate) fn spot(&mut self, rules: Option<&Compiled>, of: Admitted<'_>) -> Option<HostHits> {
         let Admitted { identity, place, batch, picks, lost } = of;
-        let any = picks.iter().any(|(at, _)| rules.pass.rules_of(batch.sections[*at].kind) > 0);
-        if !any {
-            return None;
+        let containers = self.told.news(of);
+        let mut hits: Vec<Hit> = Vec::new();
+        // Samples are no events: no rule asks for them.
+        let is_asked = |rules: &&Compiled| picks.iter().any(|(at, _)| rules.pass.rules_of(batch.sections[*at].kind) > 0);
+        if let Some(rules) = rules.filter(|_| batch.header.lane != Lane::Sample).filter(is_asked) {
+            self.scratch.begin(&rules.pass, batch);
+            let mut ids = EventIds::new(identity, batch.header.epoch, batch.header.lane);
+            for (at, pick) in picks {
+                let section = &batch.sections[*at];
+                let mut last = None;
+                self.scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
+                    let Some(claim) = rules.claim(rule) else { return };
+                    if last != Some(row) {
+                        last = Some(row);
+                        let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
+                        let subject = subject_key(&place.tenant, &place.host, &batch.host.boot_id, event);
+                        let (place, boot, claims) = (Arc::clone(place), batch.host.boot_id, Vec::new());
+                        hits.push(Hit { moment, place, boot, subject, lost, claims, asks: asks(event), event: pack(event) });
+                    }
+                    let hit = hits.last_mut().expect("the row's hit was just made");
+                    self.hits += u64::from(!(claim.one_only && hit.claims.iter().any(|other| other.one_only)));
+                    hit.claims.push(claim);
+                });
+            }
         }
-        self.scratch.begin(&rules.pass, batch);
-        let mut ids = EventIds::new(identity, batch.header.epoch, batch.header.lane);
-        let mut groups: BTreeMap<(usize, u128), Vec<Group>> = BTreeMap::new();
-        let mut hits = 0;
-        for (at, pick) in picks {
-            let section = &batch.sections[*at];
-            self.scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
-                hits += 1;
-                let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
-                let key = subject_key(&place.tenant, &place.host, &batch.host.boot_id, event);
-                let subject = || subject(rules, rule, key, place, &batch.host.boot_id, event);
-                let known = groups.entry((rule, key)).or_default();
-                let hit = Hit { moment, lost };
-                add(known, hit, subject, || Arc::clone(&rules.heads[rule]));
-            });
-        }
-        self.hits += hits;
-        let groups: Vec<Group> = groups.into_values().flatten().collect();
-        (!groups.is_empty()).then(|| HostGroups { host_key: place.host_key, groups })
+        let any = !hits.is_empty() || !containers.is_empty();
+        any.then(|| HostHits { host_key: place.host_key, hits, containers })
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Hit {
-    moment: Moment,
-    lost: u64,
-}
-
-/// Puts a hit to the groups of its rule and subject. The subject is only made for a hit that comes first: it renders the rule's output.
-fn add(
-    known: &mut Vec<Group>,
-    Hit { moment, lost }: Hit,
-    subject: impl FnOnce() -> Subject,
-    rule: impl FnOnce() -> Arc<super::compiled::RuleHead>,
-) {
-    let window = i64::try_from(WINDOW_MS).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let near = |group: &Group| moment.0.saturating_sub(group.last) <= window && group.first.0.saturating_sub(moment.0) <= window;
-    let Some(at) = known.iter().position(near) else {
-        let (first, last, evidence) = (moment, moment.0, vec![moment]);
-        let (rule, subject) = (rule(), subject());
-        known.push(Group { rule, subject, first, last, count: 1, evidence, lost, closed_through: 0, withdrawn: false });
-        return;
-    };
-    let group = &mut known[at];
-    if moment < group.first {
-        (group.first, group.subject) = (moment, subject());
-    }
-    group.last = group.last.max(moment.0);
-    group.count += 1;
-    let place = group.evidence.partition_point(|other| *other < moment);
-    group.evidence.insert(place, moment);
-    group.evidence.truncate(EVIDENCE_MAX);
-    // It may have closed the gaps between several.
-    let mut group = known.swap_remove(at);
-    while let Some(other) = known.iter().position(|other| other.touches(&group, WINDOW_MS)) {
-        group.merge(known.swap_remove(other));
-    }
-    known.push(group);
 }
 
 /// What repeats are grouped by: the container; else the session of processes, which a login or a service begins; else the parent.
@@ -129,8 +97,10 @@ pub fn subject_key(tenant: &str, host: &str, boot: &BootId, event: &Event) -> u1
     xxh3_128(&bytes)
 }
 
-fn subject(rules: &Compiled, rule: usize, key: u128, place: &Arc<Place>, boot: &BootId, event: &Event) -> Subject {
-    let mut summary = rules.pass.rules().rules[rule].output.render(&EventFields::new(event, &place.host));
+/// What an alert takes from its first hit: of the rule in this place, and the event as far as it is known.
+pub(crate) fn subject(rules: &Compiled, rule: usize, hit: &Hit, event: &Event) -> Subject {
+    let Hit { place, boot, .. } = hit;
+    let mut summary = rules.set().rules[rule].output.render(&EventFields::new(event, &place.host));
     if summary.len() > SUMMARY_BYTES_MAX {
         summary.truncate(summary.floor_char_boundary(SUMMARY_BYTES_MAX));
     }
@@ -139,7 +109,7 @@ fn subject(rules: &Compiled, rule: usize, key: u128, place: &Arc<Place>, boot: &
     let id = |process: &weir_schema::Process| ProcessId::new(&place.tenant, &place.host, boot, process.pid, process.start_ns).0;
     Subject {
         place: Arc::clone(place),
-        key,
+        key: hit.subject,
         app: container.and_then(|container| container.app.clone()),
         container_id: container.and_then(|container| container.container_id.clone()),
         process_id: process.map(id),

@@ -25,11 +25,11 @@ impl AlertRow {
         xxh3_128(&bytes)
     }
 
-    /// `open` with its first hit, `updated` with more.
+    /// `open` with its first hit, `updated` with more, or once it has changed.
     fn state(&self) -> &'static str {
         match &self.0 {
             group if group.withdrawn => "withdrawn",
-            group if group.count > 1 => "updated",
+            group if group.revision() > 1 => "updated",
             _ => "open",
         }
     }
@@ -37,7 +37,7 @@ impl AlertRow {
     pub(crate) fn encode(rows: &[Self]) -> RecordBatch {
         let mut table = Table::new(ALERTS, rows.len());
         for row in rows {
-            let Group { rule, subject, first, last, count, evidence, lost, closed_through, withdrawn } = &row.0;
+            let Group { rule, subject, first, last, evidence, lost, closed_through, .. } = &row.0;
             let int = |value: u64| Cell::Int(i64::try_from(value).unwrap_or(i64::MAX));
             let ids = evidence.iter().map(|moment| {
                 let mut id = String::with_capacity(32);
@@ -45,7 +45,7 @@ impl AlertRow {
                 id
             });
             table.hex(0, &row.id().to_be_bytes());
-            table.set(1, int(count.saturating_add(u64::from(*withdrawn))));
+            table.set(1, int(row.0.revision()));
             table.text(2, row.state());
             table.text(3, &rule.name);
             table.hex(4, &rule.id.to_be_bytes());

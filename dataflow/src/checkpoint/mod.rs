@@ -197,7 +197,7 @@ pub fn empty_part(tick: u64, worker: usize, workers: usize) -> Vec<u8> {
 }
 
 /// State is bytes that only the same build understands. A change of any operator's state raises the last number.
-const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " arrow 59 state 6");
+const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " arrow 59 state 7");
 const MAGIC: &[u8] = b"WCHK";
 const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 4 + 2 + 8 + 4;

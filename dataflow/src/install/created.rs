@@ -10,6 +10,7 @@ use crate::definition::ViewDefinition;
 use crate::output::Output;
 use crate::peek::Made;
 use crate::relations::RelationInfo;
+use crate::shipped::EXCEPTIONS;
 use crate::table;
 
 impl Installed {
@@ -17,6 +18,11 @@ impl Installed {
     pub(super) fn create_table(&mut self, tick: u64, definition: &ViewDefinition, restored: Option<u64>) {
         let output = self.standing.create_table(definition);
         let output = output.and_then(|info| Ok((self.output(tick, &info, restored)?, info)));
+        if let Ok((_, info)) = output.as_ref()
+            && definition.name == EXCEPTIONS
+        {
+            self.exceptions.borrow_mut().made(&info.schema);
+        }
         self.show(tick, definition, output);
     }
 
@@ -40,7 +46,7 @@ impl Installed {
     }
 
     /// Tells the operators that other rules are in force from a tick on that is about to be fed.
-    fn tell_rules(&mut self, tick: u64) {
+    pub(super) fn tell_rules(&mut self, tick: u64) {
         self.rule_ticks.advance_to(tick);
         self.rule_ticks.send(tick);
     }
@@ -49,6 +55,9 @@ impl Installed {
     pub(super) fn drop_kept(&mut self, tick: u64, name: &str) {
         let Some(output) = self.tables.remove(name) else { return };
         self.keeper.forget(&table::state_of(name));
+        if name == EXCEPTIONS {
+            self.exceptions.borrow_mut().clear();
+        }
         self.relations.remove(&output);
         if self.rules.chains.remove(tick, name) {
             self.tell_rules(tick);

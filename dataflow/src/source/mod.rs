@@ -19,7 +19,7 @@ mod dedupe;
 mod facts;
 mod gather;
 mod intake;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod open;
 mod owner;
 pub(crate) mod rows;
@@ -54,7 +54,7 @@ pub use rows::schema_of;
 pub use tail::{Tail, TailHeld, Tails};
 
 use crate::ViewSettings;
-use crate::alerts::{HostGroups, InForce};
+use crate::alerts::{HostHits, InForce};
 use crate::chains::ChainHit;
 use crate::checkpoint::Keeper;
 use crate::connections::{AddressFact, HostTouches};
@@ -101,7 +101,7 @@ pub struct SourceStreams<'s> {
     /// For [`crate::connections::connections`].
     pub addresses: Stream<'s, u64, Vec<AddressFact>>,
     /// Hits of the rules.
-    pub hits: Stream<'s, u64, Vec<HostGroups>>,
+    pub hits: Stream<'s, u64, Vec<HostHits>>,
     /// Events that stages of sequence rules ask for.
     pub(crate) chain_hits: Stream<'s, u64, Vec<ChainHit>>,
 }
@@ -165,7 +165,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
     let (touches, touches_stream) = builder.new_output::<Vec<HostTouches>>();
     let (addresses, addresses_stream) = builder.new_output::<Vec<AddressFact>>();
     let (news, news_stream) = builder.new_output::<Vec<HostNews>>();
-    let (hits, hits_stream) = builder.new_output::<Vec<HostGroups>>();
+    let (hits, hits_stream) = builder.new_output::<Vec<HostHits>>();
     let (chain_hits, chain_hits_stream) = builder.new_output::<Vec<ChainHit>>();
     let mut deltas = [events, samples, agents, losses].map(OutputBuilder::from);
     let (mut touches, mut addresses, mut news, mut hits) =

@@ -22,7 +22,7 @@ use super::rows::{Picks, Rows, Stamp, schema_of};
 use super::sorted::{AHEAD_ROWS_MAX, Sorted, count, sort};
 use super::tail::{Entry, Tail, Tails};
 use super::touches::{address_facts, place_of, rows, short, touches};
-use crate::alerts::{Admitted, Compiled, HostGroups, InForce, Spotter};
+use crate::alerts::{Admitted, Compiled, HostHits, InForce, Spotter};
 use crate::chains::{ChainHit, ChainRule, spot};
 use crate::connections::{AddressFact, HostTouches, Place};
 use crate::delta::DeltaBatch;
@@ -63,7 +63,7 @@ pub struct SourceCounts {
     pub losses_unknown: u64,
     /// Events whose container was one too many of its agent's and is told as `__other__`.
     pub folded: u64,
-    /// Hits of rules.
+    /// Hits of rules, before exceptions.
     pub hits: u64,
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct Outcome {
     pub(crate) news: Vec<HostNews>,
     pub(crate) agents: Option<DeltaBatch>,
     pub(crate) losses: Option<DeltaBatch>,
-    pub(crate) hits: Vec<HostGroups>,
+    pub(crate) hits: Vec<HostHits>,
     pub(crate) chain_hits: Vec<ChainHit>,
     /// What waits, by the moment at which it enters.
     pub(crate) ahead: Vec<(u64, Ahead)>,
@@ -312,13 +312,10 @@ impl Owner {
         outcome.addresses.extend(address_facts(identity, place, batch, &picks));
         outcome.news.extend(self.news(decoded, &picks));
         outcome.touches.extend(touches(identity, place, batch, &picks));
-        // Samples are no events: no rule asks for them.
         let lost = self.agents.get(&route).map_or(0, |agent| agent.lost_events);
         let admitted = Admitted { identity, place, batch, picks: &picks, lost };
-        if let Some(rules) = self.rules.as_ref().filter(|_| !is_sample) {
-            outcome.hits.extend(self.spotter.spot(rules, admitted));
-            self.counts.hits += std::mem::take(&mut self.spotter.hits);
-        }
+        outcome.hits.extend(self.spotter.spot(self.rules.as_deref(), admitted));
+        self.counts.hits += std::mem::take(&mut self.spotter.hits);
         if !is_sample && !self.chains.is_empty() {
             let hits = spot(&self.chains, admitted, stamp);
             self.counts.hits += hits.len() as u64;

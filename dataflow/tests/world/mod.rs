@@ -43,6 +43,8 @@ struct Agent {
     address: String,
     seqs: [u64; 4],
     containers: Vec<Arc<Container>>,
+    /// When the images of its containers become known.
+    described_ms: u64,
     process: Arc<Process>,
 }
 
@@ -68,8 +70,14 @@ impl Random {
 impl World {
     /// Six hosts in three regions that connect to each other and are sampled every second, for some ticks, over two logs.
     pub fn new(seed: u64, ticks: usize) -> Self {
+        Self::described(seed, ticks, u64::MAX)
+    }
+
+    /// The same, where events name the images of containers from a moment on: `image-N` of the N-th container of a host.
+    pub fn described(seed: u64, ticks: usize, described_ms: u64) -> Self {
         let (mut random, mut world) = (Random(seed | 1), Self::default());
-        let mut agents: Vec<_> = (0..6).map(Agent::new).collect();
+        let agent = |number| Agent { described_ms, ..Agent::new(number) };
+        let mut agents: Vec<_> = (0..6).map(agent).collect();
         let mut open: Vec<Open> = Vec::new();
         for number in 0..ticks {
             let tick = START_MS + TICK_MS * number as u64;
@@ -250,12 +258,16 @@ impl Agent {
             address: format!("10.0.0.{}", number + 1),
             seqs: [0; 4],
             containers: (0..3).map(container).collect(),
+            described_ms: u64::MAX,
             process: Arc::new(process),
         }
     }
 
     fn event(&self, kind: Kind, at_ms: u64, fields: Fields, number: u32) -> Event {
-        let container = Arc::clone(&self.containers[number as usize % 3]);
+        let mut container = Arc::clone(&self.containers[number as usize % 3]);
+        if at_ms >= self.described_ms {
+            Arc::make_mut(&mut container).image = Some(format!("image-{}", number % 3).into());
+        }
         Event {
             time: at_ms as i64 * 1_000_000,
             kind,

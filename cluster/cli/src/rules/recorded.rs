@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 use serde_json::{Map, Value};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use weir_dataflow::shipped;
+use weir_rules::ExceptionRow;
 use weir_schema::{Column, EVENTS, JsonEvent, Kind, parse_line, write_time};
 
 use crate::sql;
@@ -63,6 +65,19 @@ pub(super) async fn read(
         eprint!("\r\x1b[K");
     }
     Ok(())
+}
+
+/// The exceptions that are in force in a cluster.
+pub(super) async fn exceptions(url: &str) -> anyhow::Result<Vec<ExceptionRow>> {
+    let client = sql::connect(url).await?;
+    let table = format!("SELECT {} FROM {}", shipped::EXCEPTION_COLUMNS.join(", "), shipped::EXCEPTIONS);
+    let tables = sql::query(&client, &table).await.context("could not read the exceptions in force")?;
+    let row = |row: Vec<Option<String>>| {
+        let [rule, name, field, comparator, value] = <[_; 5]>::try_from(row).ok()?.map(Option::unwrap_or_default);
+        Some(ExceptionRow { rule, name, field, comparator, value })
+    };
+    let rows = tables.into_iter().flat_map(|table| table.rows).map(row);
+    rows.collect::<Option<_>>().context("the exceptions in force have other columns: is this a node of Weir?")
 }
 
 /// The newest tick that has such events, and pieces that are not too large.

@@ -12,7 +12,7 @@ use weir_config::NodeConfig;
 use weir_dataflow::{
     ALERT_SUMMARY_BYTES_MAX, RuleMatching, RuleOrigin, Rulebook, Rules, RulesChange, RulesOutcome, alert_subject,
 };
-use weir_rules::{EventFields, Matcher, Matching, Pass, RuleSet};
+use weir_rules::{EventFields, ExceptionRow, Exceptions, Language, Matcher, Matching, Pass, RuleSet};
 use weir_schema::{JsonEvent, Kind, Name, parse_line, write_time};
 
 use super::difference::{Change, Difference, Hit, Side};
@@ -45,11 +45,14 @@ pub(super) struct Arguments {
     /// Take this rule file out, as `weir rules drop` would; may be given several times
     #[arg(long = "drop", value_name = "NAME")]
     dropped: Vec<String>,
+    /// A row of rule_exceptions that is not there yet; several of one rule and name hold together
+    #[arg(long, num_args = 5, value_names = ["RULE", "NAME", "FIELD", "COMPARATOR", "VALUE"])]
+    except: Vec<String>,
     /// One JSON object for each alert that differs, and no tables
     #[arg(long)]
     json: bool,
     /// Rule files or folders with what is new, as `weir rules load` would take them
-    #[arg(value_name = "PATH", required_unless_present = "dropped")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["dropped", "except"])]
     paths: Vec<PathBuf>,
 }
 
@@ -73,10 +76,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
         after = chained::after(&after, &RulesChange::Load(files))?;
     }
-    if before.rules().files == after.rules().files {
+    if before.rules().files == after.rules().files && arguments.except.is_empty() {
         eprintln!("the rules would be as they are");
     }
-    let mut judge = Judge::new([before.rules(), after.rules()]);
+    let there = match (&arguments.events, arguments.rules.is_empty()) {
+        (None, true) => crate::runtime()?.block_on(Box::pin(recorded::exceptions(&arguments.url)))?,
+        // Without a cluster there is no table.
+        _ => Vec::new(),
+    };
+    let mut judge = Judge::new([before.rules(), after.rules()], [&there, &excepted(&there, &arguments.except)?]);
+    judge.check_names(&arguments.except)?;
     match &arguments.events {
         Some(file) => over_file(&mut judge, file)?,
         None => {
@@ -85,6 +94,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     if arguments.json { judge.print_lines() } else { judge.print_tables() }
+}
+
+/// The rows that are there, and those of --except, five words each.
+fn excepted(there: &[ExceptionRow], words: &[String]) -> anyhow::Result<Vec<ExceptionRow>> {
+    let mut rows = there.to_vec();
+    for row in words.chunks_exact(5) {
+        let [rule, name, field, comparator, value] = [0, 1, 2, 3, 4].map(|word| row[word].clone());
+        let row = ExceptionRow { rule, name, field, comparator, value };
+        row.check().map_err(|wrong| anyhow::anyhow!("--except: {wrong}; {}", wrong.cure))?;
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// Files as a node's config would bring them.
@@ -120,6 +141,24 @@ struct Rulers {
     set: Arc<RuleSet>,
     matching: Matching,
     matcher: Matcher,
+    exceptions: Exceptions,
+    excepting: Matcher,
+}
+
+impl Rulers {
+    /// The rules that have an event: one of Falco's at most, where that is asked for.
+    fn judge(&mut self, source: &EventFields<'_>, hits: &mut Vec<usize>) {
+        hits.clear();
+        self.matcher.matches(&self.set, source, Matching::All, hits);
+        let mut is_taken = false;
+        hits.retain(|place| {
+            let rule = &self.set.rules[*place];
+            let one_only = self.matching == Matching::First && rule.language == Language::Falco;
+            let has = !(one_only && is_taken) && !self.exceptions.silence(rule, source, &mut self.excepting);
+            is_taken |= has && one_only;
+            has
+        });
+    }
 }
 
 /// Both sets of rules, and what they say of the events so far.
@@ -133,18 +172,32 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(rules: [&Rules; 2]) -> Self {
+    fn new(rules: [&Rules; 2], rows: [&[ExceptionRow]; 2]) -> Self {
+        let mut rows = rows.into_iter();
         let sides = rules.map(|rules| {
+            let exceptions = Exceptions::compile(rows.next().unwrap_or_default());
+            exceptions.refused.iter().for_each(|error| eprintln!("left out: {error}"));
             let set = Arc::new(rules.compile());
             for error in &set.errors {
                 eprintln!("left out: {error}");
             }
-            Rulers { set, matching: rules.matching.into(), matcher: Matcher::default() }
+            let [matcher, excepting] = Default::default();
+            Rulers { set, matching: rules.matching.into(), matcher, exceptions, excepting }
         });
         let passes = sides.each_ref().map(|side| Pass::new(Arc::clone(&side.set), side.matching));
         let asked = |kind: &Kind| *kind != Kind::Sample && passes.iter().any(|pass| pass.rules_of(*kind) > 0);
         let kinds = Kind::ALL.iter().copied().filter(asked).collect();
         Self { sides, kinds, difference: Difference::default(), events: 0, hits: Vec::new() }
+    }
+
+    /// A row whose rule nobody knows is a mistake here: nobody waits for its file.
+    fn check_names(&self, words: &[String]) -> anyhow::Result<()> {
+        let rules = &self.sides[1].set.rules;
+        let is_known = |name: &String| rules.iter().any(|rule| rule.name == *name || rule.id.as_ref() == Some(name));
+        match words.iter().step_by(5).find(|name| !is_known(name)) {
+            Some(name) => anyhow::bail!("--except: no rule is named {name:?}: see `weir rules check`"),
+            None => Ok(()),
+        }
     }
 
     fn take(&mut self, id: &str, told: &JsonEvent) -> anyhow::Result<()> {
@@ -157,8 +210,7 @@ impl Judge {
         let tenant = told.tenant.as_ref().map_or("default", Name::as_str);
         let subject = alert_subject(tenant, host, &told.host.boot_id, event);
         for (side, rulers) in [Side::Before, Side::After].into_iter().zip(&mut self.sides) {
-            self.hits.clear();
-            rulers.matcher.matches(&rulers.set, &source, rulers.matching, &mut self.hits);
+            rulers.judge(&source, &mut self.hits);
             for place in &self.hits {
                 let rule = &rulers.set.rules[*place];
                 let hit = Hit { rule, subject, host, time: event.time, event: id };
