@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::attack::{tactics, techniques};
 use crate::chains::RulesInForce;
+use crate::correlations::CorrelationRule;
 use crate::rulebook::Rules;
 
 /// What an alert says of its rule.
@@ -38,7 +39,9 @@ pub(crate) struct Compiled {
     pub(crate) pass: Pass,
     /// Per place in the set.
     pub(crate) heads: Vec<Arc<RuleHead>>,
-    /// Id and version of those that take part.
+    /// Per place in the set; none: it takes no part.
+    pub(crate) correlations: Vec<Option<Arc<CorrelationRule>>>,
+    /// Id and version of those that alert on their own.
     standing: HashSet<(u64, u64), FixedState>,
 }
 
@@ -61,9 +64,10 @@ impl Compiled {
             })
         });
         let heads: Vec<Arc<RuleHead>> = heads.collect();
-        let enabled = heads.iter().zip(&set.rules).filter(|(_, rule)| rule.enabled);
+        let enabled = heads.iter().zip(&set.rules).filter(|(_, rule)| rule.enabled && rule.alerts);
         let standing = enabled.map(|(head, _)| (head.id, head.version)).collect();
-        Self { pass: Pass::new(set, rules.matching.into()), heads, standing }
+        let correlations = CorrelationRule::all(&set);
+        Self { pass: Pass::new(set, rules.matching.into()), heads, correlations, standing }
     }
 
     /// Whether a rule is there, and says what it said.
@@ -95,6 +99,11 @@ impl InForce {
     /// The rules of a tick; none: there are none.
     pub(crate) fn at(&self, tick: u64) -> Option<Rc<Compiled>> {
         self.files.borrow().range(..=tick).next_back().map(|(_, rules)| Rc::clone(rules))
+    }
+
+    /// The rules of the ticks before one.
+    pub(crate) fn before(&self, tick: u64) -> Option<Rc<Compiled>> {
+        self.files.borrow().range(..tick).next_back().map(|(_, rules)| Rc::clone(rules))
     }
 
     /// Nobody asks for ticks before this one any more.

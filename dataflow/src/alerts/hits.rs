@@ -11,6 +11,7 @@ use super::compiled::Compiled;
 use super::group::{Group, HostGroups, Moment, Subject};
 use super::{EVIDENCE_MAX, SUMMARY_BYTES_MAX, WINDOW_MS};
 use crate::connections::Place;
+use crate::correlations::{CorrelationHit, spot};
 use crate::source::rows::Picks;
 use crate::source::touches::rows;
 
@@ -20,6 +21,8 @@ pub(crate) struct Spotter {
     scratch: Scratch,
     /// Hits found so far.
     pub(crate) hits: u64,
+    /// Of them those that correlations count.
+    pub(crate) counted: Vec<CorrelationHit>,
 }
 
 /// A decoded frame, and which of its rows are admitted.
@@ -50,6 +53,10 @@ impl Spotter {
             self.scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
                 hits += 1;
                 let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
+                spot(rules, rule, &of, (moment, event), &mut self.counted);
+                if !rules.pass.rules().rules[rule].alerts {
+                    return;
+                }
                 let key = subject_key(&place.tenant, &place.host, &batch.host.boot_id, event);
                 let subject = || subject(rules, rule, key, place, &batch.host.boot_id, event);
                 let known = groups.entry((rule, key)).or_default();

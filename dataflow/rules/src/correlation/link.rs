@@ -88,6 +88,9 @@ pub(crate) fn link(
             }
         }
     }
+    for one in linker.linked.correlations.iter_mut().filter(|one| !one.alerts) {
+        one.version = one.version.wrapping_add(1);
+    }
     linker.linked
 }
 

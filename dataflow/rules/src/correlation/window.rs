@@ -193,7 +193,7 @@ impl Shape {
                 if !within {
                     found.extend(open.take());
                 }
-                let one = open.get_or_insert_with(|| Stretch { range: place..place, anchors: None, continues: false });
+                let one = open.get_or_insert(Stretch { range: place..place, anchors: None, continues: false });
                 one.anchors = Some((one.anchors.map_or(place, |(first, _)| first), place));
                 reach = Some(time.saturating_add(self.span));
             }
