@@ -55,7 +55,7 @@ pub use correlation::{
     Around, Comparison, Condition, Correlation, CorrelationHit, Correlator, Datum, Grouped, Input, InputOf, Match, Measure,
     Moment, Seen, Shape, Stretch,
 };
-pub use coverage::{AttackTable, Coverage, Technique, techniques_of};
+pub use coverage::{AttackTable, Claim, Coverage, Technique, techniques_of};
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
 pub use fields::{Argument, FIELDS, Field, FieldDef, FieldId, Many, Ty};
