@@ -257,7 +257,9 @@ fn compile(next: &Rules, before: &Rules, change: &RulesChange) -> Result<(usize,
 
 fn counts(rules: &Rules) -> (usize, usize) {
     let set = rules.compile();
-    (set.rules.len(), set.rules.iter().filter(|rule| !rule.is_fully_evaluable()).count())
+    let rules = set.rules.iter().map(|rule| rule.is_fully_evaluable());
+    let all: Vec<bool> = rules.chain(set.correlations.iter().map(|one| one.is_fully_evaluable())).collect();
+    (all.len(), all.iter().filter(|whole| !**whole).count())
 }
 
 fn told(outcome: &RulesOutcome) -> String {

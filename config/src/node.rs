@@ -162,8 +162,8 @@ numbers! {
         /// Containers that one agent may name anew in a minute. The events of more are told as `__other__` in the views, and counted in
         /// `losses`; the record has them as they were sent. Views keep state per container, so made-up names would fill the memory.
         new_containers_per_minute_max: u64 = 6000 in 10 ..= 1000000;
-        /// Events of one stage that a sequence rule keeps of one key, about 200 bytes each: the earliest. More are left out and counted in `losses`;
-        /// a process or a host that does so much of one thing within a rule's span is noise.
+        /// Events of one stage that a sequence rule keeps of one key, and hits that a correlation keeps of one group where its condition needs no more,
+        /// about 200 bytes each: the earliest. More are left out and counted in `losses`; what does so much of one thing within a rule's span is noise.
         chain_events_per_key_max: u64 = 4096 in 16 ..= 1000000;
     }
 }

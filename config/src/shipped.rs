@@ -5,6 +5,7 @@ pub const RULE_FILES: &[(&str, &str)] = &[
     ("collection.yml", include_str!("../rules/collection.yml")),
     ("command-and-control.yml", include_str!("../rules/command-and-control.yml")),
     ("containers.yml", include_str!("../rules/containers.yml")),
+    ("correlations.yml", include_str!("../rules/correlations.yml")),
     ("credential-access.yml", include_str!("../rules/credential-access.yml")),
     ("defense-evasion.yml", include_str!("../rules/defense-evasion.yml")),
     ("discovery.yml", include_str!("../rules/discovery.yml")),

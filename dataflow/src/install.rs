@@ -23,6 +23,7 @@ use crate::alerts::{AlertCounts, AlertOptions, ExceptionTable, InForce, alerts};
 use crate::chains::{ChainCounts, ChainOptions, Relations, chains};
 use crate::checkpoint::{Keeper, Restore, Saved, Share};
 use crate::connections::{Counts, connections};
+use crate::correlations::{CorrelationCounts, CorrelationOptions, correlations};
 use crate::definition::{ViewDefinition, ViewKind};
 use crate::expr::{Counters, KeptCounters};
 use crate::feed::Arrived;
@@ -74,6 +75,7 @@ pub(crate) struct Books {
     connections: Counts,
     alerts: AlertCounts,
     chains: ChainCounts,
+    correlations: CorrelationCounts,
     chain_counters: Arc<Counters>,
     counters: Vec<(&'static str, Arc<Counters>)>,
 }
@@ -330,9 +332,19 @@ impl Build {
             keeper: self.keeper.clone(),
             counts: self.shelf.chains.clone(),
         };
-        let chained = chains(streams.chain_hits, rule_ticks, options);
+        let chained = chains(streams.chain_hits, rule_ticks.clone(), options);
         relations.attach(chained.rows, &self.probe);
-        let (alerts, losses) = (alerts.concat(chained.alerts), streams.losses.concat(chained.losses));
+        let options = CorrelationOptions {
+            retention_ms: self.settings.retention_ms,
+            hits_max: self.settings.chain_events_per_key_max,
+            rules: self.rules.clone(),
+            ticks: self.ticks.clone(),
+            keeper: self.keeper.clone(),
+            counts: Rc::clone(&self.shelf.correlations),
+        };
+        let (matches, uncounted) = correlations(streams.counted, rule_ticks, &options);
+        let alerts = alerts.concat(chained.alerts).concat(matches);
+        let losses = streams.losses.concat(chained.losses).concat(uncounted);
         let mut sources = Sources::default();
         sources.insert("alerts", Relation { schema: inside(ALERTS), deltas: alerts });
         sources.insert("events", Relation { schema: schema_of(EVENT_COLUMNS), deltas: streams.events });
@@ -414,6 +426,8 @@ impl Shelf for Books {
         let made = self.made.values().map(|made| &made.counters);
         let views = self.counters.iter().map(|(_, counters)| counters).chain(made).chain([&self.chain_counters]);
         let [chain_keys, chain_events, chains, chains_evicted] = self.chains.get();
+        let levels = self.correlations.iter().map(std::cell::Cell::get);
+        let correlated = |place: usize| levels.clone().map(|counts| counts[place]).sum::<u64>();
         let sum = |count: fn(&Counters) -> u64| views.clone().map(|counters| count(counters)).sum::<u64>();
         [
             ("frames_total", counts.frames),
@@ -439,6 +453,10 @@ impl Shelf for Books {
             ("chain_events", chain_events),
             ("chains", chains),
             ("evicted_chains_total", chains_evicted),
+            ("correlation_groups", correlated(0)),
+            ("correlation_hits", correlated(1)),
+            ("correlation_matches", correlated(2)),
+            ("evicted_correlations_total", correlated(3)),
             ("bad_rows", sum(|counters| counters.bad_rows().max(0).unsigned_abs())),
             ("forgotten_rows_total", sum(Counters::forgotten)),
             ("unmatched_withdrawals_total", sum(Counters::unmatched)),

@@ -1,7 +1,7 @@
 //! Keeps every answer up to date: plans to timely and differential operators.
 //!
 //! A feed of chained ticks goes in (`feed.rs`); workers (`worker.rs`) decode it (`source/`), join connections (`connections/`),
-//! judge events by rules (`alerts/`), follow those that belong together (`chains/`), keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`, packed by `packed/`); a node asks for them over
+//! judge events by rules (`alerts/`), count what the rules find (`correlations/`), follow events that belong together (`chains/`), keep the standing views (`views/`, and those that people make, `standing.rs`; rendered by `render/`) and hold their rows by tick (`output.rs`, packed by `packed/`); a node asks for them over
 //! a Unix socket (`handle.rs` says how, `server.rs` serves, `ask.rs` and `peek.rs` are the two ends of a question in the mesh,
 //! `subscribe.rs` answers what changed, out of `history.rs`).
 //!
@@ -14,9 +14,11 @@
 
 mod alerts;
 mod ask;
+mod by_tick;
 mod chains;
 mod checkpoint;
 pub mod connections;
+mod correlations;
 mod definition;
 pub mod delta;
 pub mod expr;
@@ -24,6 +26,7 @@ pub mod external;
 mod feed;
 pub mod handle;
 mod history;
+mod hits;
 mod install;
 mod lift;
 mod mesh;

@@ -40,7 +40,7 @@ pub struct ViewSettings {
     pub ends_max: u64,
     /// Containers that an agent may name anew in a minute; the events of more are told as `__other__`.
     pub new_containers_per_minute_max: u64,
-    /// Most events of one stage that a sequence rule keeps per key.
+    /// Most events of one stage that a sequence rule keeps per key, and most hits that a correlation keeps per group if it needs no more.
     pub chain_events_per_key_max: u64,
 }
 

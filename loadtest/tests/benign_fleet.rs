@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_rules::{EventFields, Matcher, Matching, RuleSet};
+use weir_rules::{Around, CorrelationHit, Correlator, EventFields, Matcher, Matching, RuleSet};
 
 use weir_loadtest::fleet::{Books, Fleet, FleetOptions, INTRUSION_LASTS_NS};
 use weir_schema::{Event, Kind};
@@ -35,12 +35,25 @@ fn found(events: &[(usize, String, Event)]) -> BTreeMap<(String, usize), usize> 
     let set = RuleSet::load(weir_config::RULE_FILES.iter().copied());
     assert!(set.errors.is_empty() && set.rules.len() > 100, "{:?}", set.errors);
     let (mut matcher, mut hits, mut found) = (Matcher::default(), Vec::new(), BTreeMap::new());
-    for (at, host, event) in events.iter().filter(|(.., event)| event.kind != Kind::Sample) {
+    let mut correlator = Correlator::default();
+    for (number, (at, host, event)) in events.iter().enumerate().filter(|(_, (.., event))| event.kind != Kind::Sample) {
         hits.clear();
-        matcher.matches(&set, &EventFields::new(event, host), Matching::All, &mut hits);
-        for hit in &hits {
+        let source = EventFields::new(event, host);
+        matcher.hits(&set, &source, Matching::All, &mut hits);
+        for hit in hits.iter().filter(|hit| set.rules[**hit].alerts) {
             *found.entry((set.rules[*hit].name.clone(), *at)).or_default() += 1;
         }
+        let process_id = event.process.as_deref().map(|it| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&it.start_ns.to_le_bytes());
+            id[8..12].copy_from_slice(&it.pid.to_le_bytes());
+            id
+        });
+        let around = Around { region: Some("r"), process_id, ..Around::default() };
+        correlator.take(&set, &hits, &source, &CorrelationHit { tenant: "t", time: event.time, number, around });
+    }
+    for one in correlator.finish(&set).into_iter().filter(|one| set.correlations[one.correlation].alerts) {
+        *found.entry((set.correlations[one.correlation].name.clone(), events[one.events[0]].0)).or_default() += 1;
     }
     found
 }
@@ -59,6 +72,7 @@ fn the_rules_that_ship_find_nothing_but_the_intrusion() {
     let expected = [
         "Account in use asked below a web server",
         "Everything allowed on a program in a scratch directory",
+        "File written into a scratch directory and run",
         "Password hashes read by an unusual program",
         "Program below a web server run from a scratch directory",
         "Program fetched from a bare address into a scratch directory",

@@ -1,7 +1,6 @@
 //! `weir rules`: what a rule file means to Weir, what its rules find in a recording, which rules a cluster runs, and what others would do.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,13 +8,13 @@ use anyhow::Context as _;
 use weir_cluster::rules as chained;
 use weir_config::NodeConfig;
 use weir_dataflow::{RuleOrigin, RulesChange};
-use weir_rules::{AttackTable, Coverage, EventFields, Matcher, Matching, Pipeline, RuleSet, techniques_of};
-use weir_schema::{parse_line, write_time};
+use weir_rules::{AttackTable, Coverage, Matching, Pipeline, RuleSet, techniques_of};
 
 use crate::token::CONFIG;
 
 mod blinded;
 mod difference;
+mod over_file;
 mod recorded;
 mod what_if;
 
@@ -30,7 +29,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Load Falco and Sigma rule files and say of each rule whether it can be evaluated
     #[command(
-        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations and filters are refused by name.\nWith --agent FILE, `blind: ` lines name the rules none or only some of whose kinds of events an agent of that config sends."
+        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations are told of behind the rules;\nfilters are refused by name.\nWith --agent FILE, `blind: ` lines name the rules none or only some of whose kinds of events an agent of that config sends."
     )]
     Check {
         #[command(flatten)]
@@ -44,7 +43,7 @@ enum Command {
     },
     /// Run rules over a recording: one JSON alert a line
     #[command(
-        after_help = "Example:\n  weir rules run --events recording.jsonl falco_rules.yaml\n\nLines that are not events are reported by number and skipped. Refused rules are reported and left out.\nOf the Falco rules only the first that matches an event alerts, unless --all is given; Sigma rules all do."
+        after_help = "Example:\n  weir rules run --events recording.jsonl falco_rules.yaml\n\nLines that are not events are reported by number and skipped. Refused rules are reported and left out.\nOf the Falco rules only the first that matches an event alerts, unless --all is given; Sigma rules all do.\nMatches of Sigma correlations follow behind, with the lines of their events: rules that they only count do not alert."
     )]
     Run {
         #[command(flatten)]
@@ -82,7 +81,7 @@ enum Command {
     /// What a change of the rules would have done to the alerts of the last hour, or of a recording
     #[command(
         name = "what-if",
-        after_help = "Examples:\n  weir rules what-if --config config/examples/node.toml --since 24h my_exceptions.yaml\n  weir rules what-if --events recording.jsonl --rules /etc/falco/rules.d my_exceptions.yaml\n  weir rules what-if --except 'Shell in a container' shop container.image.repository startswith reg/shop\n\nThe files are taken as `weir rules load` would take them, over the rules in force or those of --rules, and refused for the same reasons.\nBoth sets of rules judge the same events; hits are grouped into alerts as the cluster does. An alert opens if only the changed rules have it,\nfalls silent if only the others have it, and changes if it has other events. Nothing is changed in the cluster.\nThe exceptions of the table rule_exceptions count on both sides, those of --except on one. With --rules or --events there are no others.\nIn the cluster a rule that says something else begins anew: its alerts are withdrawn, and events of the past are not judged again.\nLate and imported events and sequence rules (CREATE RULE) are left out."
+        after_help = "Examples:\n  weir rules what-if --config config/examples/node.toml --since 24h my_exceptions.yaml\n  weir rules what-if --events recording.jsonl --rules /etc/falco/rules.d my_exceptions.yaml\n  weir rules what-if --except 'Shell in a container' shop container.image.repository startswith reg/shop\n\nThe files are taken as `weir rules load` would take them, over the rules in force or those of --rules, and refused for the same reasons.\nBoth sets of rules judge the same events; hits are grouped into alerts as the cluster does. An alert opens if only the changed rules have it,\nfalls silent if only the others have it, and changes if it has other events. Nothing is changed in the cluster.\nThe exceptions of the table rule_exceptions count on both sides, those of --except on one. With --rules or --events there are no others.\nIn the cluster a rule that says something else begins anew: its alerts are withdrawn, and events of the past are not judged again.\nLate and imported events, correlations and sequence rules (CREATE RULE) are left out."
     )]
     WhatIf(what_if::Arguments),
     /// Put rule files into force in a running cluster
@@ -137,7 +136,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Run { pipeline, events, all, paths } => {
             let matching = if all { Matching::All } else { Matching::First };
-            over_recording(&load(&paths, &pipeline)?, &events, matching)
+            if paths.iter().any(|path| chained::files_of(path, chained::SEQUENCES).is_ok_and(|files| !files.is_empty())) {
+                eprintln!("sequence rules (.sql) are left out: they run in a cluster only");
+            }
+            over_file::run(&load(&paths, &pipeline)?, &events, matching)
         }
         Command::Coverage { pipeline, stock, attack, layer, paths } => {
             let table = attack_table(attack.as_deref(), &paths)?;
@@ -168,7 +170,13 @@ fn list(config: &Path) -> anyhow::Result<()> {
     for file in &book.rules().files {
         let set = RuleSet::load([(&*file.name, &*file.text)]);
         let origin = if file.origin == RuleOrigin::Config { "config" } else { "loaded" };
-        writeln!(out, "{:<40} {origin:<7} {} bytes, {} rules by itself", file.name, file.text.len(), set.rules.len())?;
+        writeln!(
+            out,
+            "{:<40} {origin:<7} {} bytes, {} rules by itself",
+            file.name,
+            file.text.len(),
+            set.rules.len() + set.correlations.len()
+        )?;
     }
     Ok(())
 }
@@ -217,15 +225,20 @@ fn check(set: &RuleSet, paths: &[PathBuf]) -> anyhow::Result<()> {
     for rule in &set.rules {
         writeln!(out, "{}: {}", rule.name, rule.verdict())?;
     }
+    for correlation in &set.correlations {
+        writeln!(out, "{}: {}", correlation.name, correlation.verdict())?;
+    }
     for notice in &set.notices {
         writeln!(out, "{}: note: {} ({})", notice.rule, notice.what, notice.place)?;
     }
     for error in &set.errors {
         writeln!(out, "refused: {error}")?;
     }
-    let whole = set.rules.iter().filter(|rule| rule.is_fully_evaluable()).count();
-    let (partly, refused) = (set.rules.len() - whole, set.errors.len() + wrong);
-    let (all, whole) = (set.rules.len() + sequences + refused, whole + sequences);
+    let rules = set.rules.iter().map(weir_rules::Rule::is_fully_evaluable);
+    let told: Vec<bool> = rules.chain(set.correlations.iter().map(weir_rules::Correlation::is_fully_evaluable)).collect();
+    let whole = told.iter().filter(|whole| **whole).count();
+    let (partly, refused) = (told.len() - whole, set.errors.len() + wrong);
+    let (all, whole) = (told.len() + sequences + refused, whole + sequences);
     writeln!(out, "{all} rules: {whole} ok, {partly} partly; {refused} refused")?;
     anyhow::ensure!(refused == 0, "{refused} items of the rule files were refused");
     Ok(())
@@ -235,7 +248,7 @@ fn coverage(own: &RuleSet, stock: &RuleSet, table: &AttackTable, layer: Option<&
     for error in own.errors.iter().chain(&stock.errors) {
         eprintln!("refused: {error}");
     }
-    let coverage = Coverage::new(&own.rules, &stock.rules);
+    let coverage = Coverage::new(own, stock);
     let mut out = std::io::stdout().lock();
     writeln!(out, "{:<10} {:>5} {:>5}  {:<44} {:<40} by", "technique", "rules", "stock", "name", "tactics")?;
     for [id, name, rules, others, tactics, by] in coverage.lines(table) {
@@ -243,7 +256,9 @@ fn coverage(own: &RuleSet, stock: &RuleSet, table: &AttackTable, layer: Option<&
     }
     let claimed = coverage.claims.values().filter(|(own, _)| !own.is_empty()).count();
     let also = coverage.claims.values().filter(|(own, stock)| !own.is_empty() && !stock.is_empty()).count();
-    let tagged = own.rules.iter().filter(|rule| rule.enabled && !techniques_of(&rule.tags).is_empty()).count();
+    let rules = own.rules.iter().filter(|rule| rule.enabled && rule.alerts).map(|rule| &rule.tags);
+    let all = rules.chain(own.correlations.iter().filter(|one| one.enabled && one.alerts).map(|one| &one.tags));
+    let tagged = all.filter(|tags| !techniques_of(tags).is_empty()).count();
     writeln!(
         out,
         "{tagged} rules claim {claimed} techniques of ATT&CK v{}; the stock rules claim {also} of them, too",
@@ -254,51 +269,5 @@ fn coverage(own: &RuleSet, stock: &RuleSet, table: &AttackTable, layer: Option<&
         std::fs::write(file, text + "\n").with_context(|| format!("could not write {}", file.display()))?;
         eprintln!("wrote {}", file.display());
     }
-    Ok(())
-}
-
-fn over_recording(set: &RuleSet, events: &Path, matching: Matching) -> anyhow::Result<()> {
-    for error in &set.errors {
-        eprintln!("refused: {error}");
-    }
-    let file = File::open(events).with_context(|| format!("could not open {}", events.display()))?;
-    let mut out = std::io::stdout().lock();
-    let (mut matcher, mut hits, mut alerts, mut skipped) = (Matcher::default(), Vec::new(), 0_u64, 0_u64);
-    for (at, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.with_context(|| format!("reading {}", events.display()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let event = match parse_line(&line) {
-            Ok(event) => event,
-            Err(why) => {
-                eprintln!("{}:{}: skipped: {why}", events.display(), at + 1);
-                skipped += 1;
-                continue;
-            }
-        };
-        let host = event.host.host.clone();
-        let source = EventFields::new(&event.event, &host);
-        hits.clear();
-        matcher.matches(set, &source, matching, &mut hits);
-        for hit in &hits {
-            let rule = &set.rules[*hit];
-            let mut time = String::new();
-            write_time(&mut time, event.event.time);
-            let alert = serde_json::json!({
-                "time": time,
-                "rule": rule.name,
-                "rule_id": rule.id,
-                "priority": rule.priority.to_string(),
-                "tags": rule.tags,
-                "host": &*host,
-                "line": at + 1,
-                "output": rule.output.render(&source),
-            });
-            writeln!(out, "{alert}")?;
-            alerts += 1;
-        }
-    }
-    eprintln!("{alerts} alerts, {skipped} lines skipped");
     Ok(())
 }

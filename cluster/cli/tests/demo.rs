@@ -14,9 +14,10 @@ const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 const WITHIN: Duration = Duration::from_secs(90);
 
 /// What the rules say of the intrusion that the fleet plays.
-const INTRUSION: [&str; 9] = [
+const INTRUSION: [&str; 10] = [
     "Account in use asked below a web server",
     "Everything allowed on a program in a scratch directory",
+    "File written into a scratch directory and run",
     "Password hashes read by an unusual program",
     "Program below a web server run from a scratch directory",
     "Program fetched from a bare address into a scratch directory",

@@ -35,11 +35,17 @@ fn both_languages_are_checked_together() {
     assert!(output.status.success(), "{said}");
     assert_eq!(said, "f: ok\ns: partly: field Hashes is not supplied\n2 rules: 1 ok, 1 partly; 0 refused\n");
 
+    let correlation =
+        "---\ntitle: c\ncorrelation: {type: event_count, rules: [s], group-by: [host], timespan: 1m, condition: {gte: 3}}\n";
+    std::fs::write(below.join("b.yml"), format!("name: s\n{sigma}{correlation}")).unwrap();
+    let said = text(&weir(&["check", folder.path().to_str().unwrap()]).stdout);
+    assert!(said.ends_with("c: partly: its rule \"s\" is not whole\n3 rules: 1 ok, 2 partly; 0 refused\n"), "{said}");
+
     std::fs::write(below.join("c.yml"), "title: c\ncorrelation:\n    type: event_count\n").unwrap();
     let output = weir(&["check", folder.path().to_str().unwrap()]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("c.yml:1: rule \"c\": correlations are not built yet"), "{said}");
+    assert!(said.contains("c.yml:3: correlation \"c\": the correlation has no rules"), "{said}");
 }
 
 #[test]
@@ -77,6 +83,31 @@ fn our_rules_run_over_a_recording() {
     let miner = alerts.iter().find(|alert| alert["rule"] == "Miner started").expect("the miner is found");
     assert_eq!((miner["priority"].as_str(), miner["line"].as_u64()), (Some("Critical"), Some(1)));
     assert!(miner["rule_id"].is_string() && miner["output"].as_str().unwrap().contains("stratum+tcp://"), "{miner}");
+}
+
+#[test]
+fn correlations_run_over_a_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events.jsonl");
+    let line = |second: u32, port: u16| {
+        format!(
+            r#"{{"time":"2026-11-23T16:00:{second:02}Z","kind":"connect","host":"h","pid":7,"start_ns":5,"result":111,"dst_ip":"10.0.0.9","dst_port":{port}}}"#
+        )
+    };
+    // A later line may be an earlier event.
+    let lines: Vec<String> = (0..20).rev().map(|port| line(port, 1_000 + port as u16)).collect();
+    std::fs::write(&events, lines.join("\n")).unwrap();
+    let output = weir(&["run", "--events", events.to_str().unwrap(), own_rules().to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let said = text(&output.stdout);
+    let alerts: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [scan] = &alerts[..] else { panic!("{said}") };
+    assert_eq!(
+        (scan["rule"].as_str(), scan["events"].as_u64()),
+        (Some("Many ports of one address tried by a process"), Some(20))
+    );
+    assert_eq!((scan["group"]["DestinationIp"].as_str(), scan["lines"][0].as_u64()), (Some("10.0.0.9"), Some(20)));
+    assert!(text(&output.stderr).contains("sequence rules (.sql) are left out"), "{output:?}");
 }
 
 #[test]

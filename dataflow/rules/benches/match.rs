@@ -152,7 +152,7 @@ fn columns(criterion: &mut Criterion, sets: &[(&str, Arc<RuleSet>)]) {
             bencher.iter(|| {
                 hits.clear();
                 for event in batches.iter().flat_map(Batch::events) {
-                    matcher.matches(set, &EventFields::new(&event, "h"), Matching::First, &mut hits);
+                    matcher.hits(set, &EventFields::new(&event, "h"), Matching::First, &mut hits);
                 }
                 hits.len()
             });
@@ -184,7 +184,7 @@ fn benches(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     for event in &events {
                         hits.clear();
-                        matcher.matches(set, &EventFields::new(black_box(event), "h"), matching, &mut hits);
+                        matcher.hits(set, &EventFields::new(black_box(event), "h"), matching, &mut hits);
                     }
                     hits.len()
                 });

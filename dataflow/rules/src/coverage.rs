@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
-use crate::set::{Priority, Rule};
+use crate::set::{Priority, RuleSet};
 
 /// Techniques by id, with the version that the table's first comment names.
 #[derive(Debug, Clone, Default)]
@@ -124,21 +124,38 @@ pub fn techniques_of(tags: &[String]) -> BTreeSet<String> {
 #[derive(Debug, Clone, Default)]
 pub struct Coverage<'a> {
     /// Per technique: our rules, and others to compare with.
-    pub claims: BTreeMap<String, (Vec<&'a Rule>, Vec<&'a Rule>)>,
+    pub claims: BTreeMap<String, (Vec<Claim<'a>>, Vec<Claim<'a>>)>,
+}
+
+/// A rule or a correlation that claims a technique.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How urgent its alerts are.
+    pub priority: Priority,
+}
+
+/// Name, priority and tags of the rules and correlations that alert.
+fn claims(set: &RuleSet) -> impl Iterator<Item = (Claim<'_>, &[String])> {
+    let rules = set.rules.iter().filter(|rule| rule.enabled && rule.alerts);
+    let correlations = set.correlations.iter().filter(|one| one.enabled && one.alerts);
+    let rules = rules.map(|rule| (Claim { name: &rule.name, priority: rule.priority }, rule.tags.as_slice()));
+    rules.chain(correlations.map(|one| (Claim { name: &one.name, priority: one.priority }, one.tags.as_slice())))
 }
 
 impl<'a> Coverage<'a> {
-    /// Counts the enabled rules.
-    pub fn new(rules: &'a [Rule], stock: &'a [Rule]) -> Self {
+    /// Counts the rules and correlations that alert.
+    pub fn new(own: &'a RuleSet, stock: &'a RuleSet) -> Self {
         let mut coverage = Self::default();
-        for rule in rules.iter().filter(|rule| rule.enabled) {
-            for id in techniques_of(&rule.tags) {
-                coverage.claims.entry(id).or_default().0.push(rule);
+        for (claim, tags) in claims(own) {
+            for id in techniques_of(tags) {
+                coverage.claims.entry(id).or_default().0.push(claim);
             }
         }
-        for rule in stock.iter().filter(|rule| rule.enabled) {
-            for id in techniques_of(&rule.tags) {
-                coverage.claims.entry(id).or_default().1.push(rule);
+        for (claim, tags) in claims(stock) {
+            for id in techniques_of(tags) {
+                coverage.claims.entry(id).or_default().1.push(claim);
             }
         }
         coverage
@@ -156,7 +173,7 @@ impl<'a> Coverage<'a> {
                     own.len().to_string(),
                     stock.len().to_string(),
                     technique.map(|technique| technique.tactics.join(", ")).unwrap_or_default(),
-                    own.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>().join("; "),
+                    own.iter().map(|claim| claim.name).collect::<Vec<_>>().join("; "),
                 ]
             })
             .collect()
@@ -167,7 +184,7 @@ impl<'a> Coverage<'a> {
         let claimed = self.claims.iter().filter(|(_, (own, _))| !own.is_empty());
         let techniques: Vec<Json> = claimed
             .map(|(id, (own, _))| {
-                let names: Vec<String> = own.iter().map(|rule| format!("{} ({})", rule.name, level(rule.priority))).collect();
+                let names: Vec<String> = own.iter().map(|claim| format!("{} ({})", claim.name, level(claim.priority))).collect();
                 json!({
                     "techniqueID": id,
                     "score": own.len(),
@@ -207,7 +224,6 @@ fn level(priority: Priority) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::set::RuleSet;
 
     const TABLE: &str = "# ATT&CK v18\ntechnique,name,tactics,platforms\nT1003.008,\"/etc/passwd, and \"\"x\"\"\",credential-access,Linux\nT1059,Command,execution;impact,Linux;Containers\n";
 
@@ -242,7 +258,7 @@ mod tests {
         let stock = "- rule: f\n  desc: d\n  condition: evt.type = open\n  output: o\n  priority: INFO\n  tags: [T1003.008]\n";
         let (own, stock) = (RuleSet::load([("a", rule)]), RuleSet::load([("b", stock)]));
         let table = AttackTable::parse(TABLE).unwrap();
-        let coverage = Coverage::new(&own.rules, &stock.rules);
+        let coverage = Coverage::new(&own, &stock);
         assert_eq!(
             coverage.lines(&table).iter().map(|line| line[..4].join(" ")).collect::<Vec<_>>(),
             ["T1003.008 /etc/passwd, and \"x\" 0 1", "T1059 Command 1 0",]

@@ -25,7 +25,7 @@ impl RuleSet {
         let rule = |rule: &crate::set::Rule| {
             let mut hash = DefaultHasher::new();
             nodes[rule.node.0 as usize].hash(&mut hash);
-            (rule.priority, rule.enabled, &rule.tags).hash(&mut hash);
+            (rule.priority, rule.enabled, rule.alerts, &rule.tags).hash(&mut hash);
             format!("{:?}", rule.output).hash(&mut hash);
             hash.finish()
         };

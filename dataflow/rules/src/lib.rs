@@ -8,7 +8,8 @@
 //! makes `!=` false, macros and lists may be defined after their use, a rule that is wrong leaves the others loaded.
 //!
 //! Sigma's way: text → `yaml` → `sigma` (selections, condition) → the same `graph`; its comparisons stand in `pattern`, its
-//! log sources in one table, `sigma/logsource`. Falco's macros, lists and merging are not Sigma's.
+//! log sources in one table, `sigma/logsource`. Falco's macros, lists and merging are not Sigma's. What correlations make of the
+//! hits of rules stands in `correlation`.
 //!
 //! Promise: no text makes it panic or grow without bound (`limits`); what is refused is refused by file, line and cure.
 
@@ -16,6 +17,7 @@
 
 mod ast;
 mod check;
+mod correlation;
 mod coverage;
 mod error;
 mod event;
@@ -50,7 +52,11 @@ mod value;
 mod version;
 mod yaml;
 
-pub use coverage::{AttackTable, Coverage, Technique, techniques_of};
+pub use correlation::{
+    Around, Comparison, Condition, Correlation, CorrelationHit, Correlator, Datum, Grouped, Input, InputOf, Match, Measure,
+    Moment, Seen, Shape, Stretch,
+};
+pub use coverage::{AttackTable, Claim, Coverage, Technique, techniques_of};
 pub use error::{Error, Place, Why};
 pub use event::EventFields;
 pub use exception_rows::{ExceptionRow, Exceptions, RowError};

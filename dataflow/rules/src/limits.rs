@@ -26,3 +26,15 @@ pub const REGEX_BYTES_MAX: usize = 1 << 20;
 pub const ITEMS_MAX: usize = 200_000;
 /// Texts that one value of a Sigma rule may expand to, by placeholders and encodings.
 pub const EXPANSIONS_MAX: usize = 1_000;
+/// Rules of one correlation: a hit says of which it is in 32 bits.
+pub const CORRELATION_RULES_MAX: usize = 32;
+/// Fields that a correlation groups by, or aliases that it has.
+pub const CORRELATION_FIELDS_MAX: usize = 16;
+/// Longest timespan of a correlation, thirty days: its hits are kept for so long.
+pub const CORRELATION_SPAN_MS_MAX: u64 = 30 * 86_400_000;
+/// Largest count that a correlation may ask for: so many hits of one group are kept in memory.
+pub const CORRELATION_COUNT_MAX: i64 = 100_000;
+/// Depth of correlations of correlations: each level is an operator of its own in the engine.
+pub const CORRELATION_LEVELS_MAX: usize = 3;
+/// Bytes of one value that groups are told apart by; of a longer one the beginning and a hash are kept.
+pub const CORRELATION_KEY_BYTES_MAX: usize = 256;

@@ -5,7 +5,7 @@
 //! per text of its string table, and only otherwise per event. Comparisons of one term with texts are one scan (`scan.rs`). A rule
 //! that needs one of them to hold (its triggers) is not looked at for events where none does: so cost grows slower than rules.
 //!
-//! Promise: the same hits as `Matcher` finds on the batch's events one by one.
+//! Promise: the same hits as `Matcher::hits` finds on the batch's events one by one.
 
 use std::sync::Arc;
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::correlation::{Base, Correlation, InputOf, Linked, link};
 use crate::error::{Error, Place, Why};
 use crate::fields::Field;
 use crate::graph::{Graph, Memo, NodeId};
 use crate::merge::{Catalog, RuleText};
 use crate::resolve::Resolver;
-use crate::sigma::{self, Pipeline};
+use crate::sigma::{self, Head, Pipeline, Written};
 use crate::template::Template;
 use crate::text::Glob;
 use crate::value::FieldSource;
@@ -92,6 +93,8 @@ pub struct Rule {
     pub source: String,
     /// Whether it takes part.
     pub enabled: bool,
+    /// Whether its hits are alerts; those of a rule that correlations only refer to are not.
+    pub alerts: bool,
     /// The text of its alerts.
     pub output: Template,
     /// Fields of its condition that the collector does not supply: comparisons with them are false.
@@ -177,6 +180,8 @@ pub struct Contradiction;
 pub struct RuleSet {
     /// Rules in the order of their first definition.
     pub rules: Vec<Rule>,
+    /// Correlations, each behind those that it refers to.
+    pub correlations: Vec<Correlation>,
     /// What was refused and why, in the order of files and lines.
     pub errors: Vec<Error>,
     /// What is worth knowing.
@@ -186,6 +191,8 @@ pub struct RuleSet {
     pub(crate) graph: Graph,
     /// Rules by what they all begin with, mostly the event's type: where that does not hold, none of them is tried.
     groups: Vec<(NodeId, Vec<usize>)>,
+    /// Enabled correlations that count hits of a rule or matches of a correlation, and as which of theirs.
+    feeds: HashMap<InputOf, Vec<(usize, usize)>>,
 }
 
 impl RuleSet {
@@ -227,22 +234,42 @@ impl RuleSet {
                 Err(error) => errors.push(error.about("rule", &text.name)),
             }
         }
-        let mut ids: HashMap<String, Place> = HashMap::new();
-        for (file, document) in &sigma {
-            match sigma_rule(file, document, pipeline, &mut resolver.graph, &mut ids) {
-                Ok(rule) => {
-                    if !rule.enabled {
-                        let what = "its status is unsupported, so it takes no part".to_owned();
-                        notices.push(Notice { place: rule.place.clone(), rule: rule.name.clone(), what });
-                    }
-                    rules.push(rule);
-                }
-                Err(error) => errors.push(error),
+        let mut sigma = Documents { pipeline, ids: HashMap::new(), bases: Vec::new(), written: Vec::new(), refused: Vec::new() }
+            .read(&sigma, &mut rules, &mut resolver.graph, (&mut errors, &mut notices));
+        let mut set = Self { rules, notices, plugins, graph: resolver.graph, ..Self::default() };
+        let fingerprints = set.fingerprints();
+        let Linked { correlations, errors: unlinked, referred } =
+            link((&set.rules, &sigma.bases, &fingerprints), &std::mem::take(&mut sigma.written), &sigma.refused, pipeline);
+        errors.extend(unlinked);
+        errors.sort_by_cached_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
+        for (rule, lets) in referred {
+            set.rules[rule].alerts = lets;
+        }
+        set.notices.extend(correlations.iter().filter(|one| !one.enabled).map(|one| Notice {
+            place: one.place.clone(),
+            rule: one.name.clone(),
+            what: UNSUPPORTED.to_owned(),
+        }));
+        set.groups = groups(&set.rules, &set.graph);
+        set.correlations = correlations;
+        set.errors = errors;
+        set.feed();
+        set
+    }
+
+    /// Notes who counts what.
+    fn feed(&mut self) {
+        self.feeds.clear();
+        for (at, correlation) in self.correlations.iter().enumerate().filter(|(_, correlation)| correlation.enabled) {
+            for (input, of) in correlation.inputs.iter().enumerate() {
+                self.feeds.entry(of.of).or_default().push((at, input));
             }
         }
-        errors.sort_by_cached_key(|error| (order.get(&error.place.file).copied(), error.place.line, error.to_string()));
-        let groups = groups(&rules, &resolver.graph);
-        Self { rules, errors, notices, plugins, graph: resolver.graph, groups }
+    }
+
+    /// The correlations that count hits of a rule, or matches of a correlation: places in `correlations`, and as which of their inputs.
+    pub fn feeds(&self, of: InputOf) -> &[(usize, usize)] {
+        self.feeds.get(&of).map_or(&[], Vec::as_slice)
     }
 
     /// Disables the rules that are not selected; an enabled rule stays enabled only if it is.
@@ -253,12 +280,28 @@ impl RuleSet {
             return Err(Contradiction);
         }
         let off: Vec<Glob> = rules_off.iter().map(|pattern| Glob::new(pattern)).collect();
-        let has = |rule: &Rule, tags: &[String]| tags.iter().any(|tag| rule.tags.contains(tag));
-        for rule in &mut self.rules {
-            let urgent = selection.priority_min.is_none_or(|min| rule.priority <= min);
-            let on = tags_on.is_empty() || has(rule, tags_on);
-            let left_out = has(rule, tags_off) || off.iter().any(|pattern| pattern.matches(&rule.name));
-            rule.enabled &= urgent && on && !left_out;
+        let selected = |name: &str, priority: Priority, tags: &[String]| {
+            let has = |wanted: &[String]| wanted.iter().any(|tag| tags.contains(tag));
+            let urgent = selection.priority_min.is_none_or(|min| priority <= min);
+            let on = tags_on.is_empty() || has(tags_on);
+            urgent && on && !has(tags_off) && !off.iter().any(|pattern| pattern.matches(name))
+        };
+        let wanted: Vec<bool> =
+            self.correlations.iter().map(|one| selected(&one.name, one.priority, &one.tags) && one.enabled).collect();
+        // Those that a selected one counts go on counting, without alerts of their own; they stand before it.
+        for at in (0..self.correlations.len()).rev() {
+            let feeds = self.feeds(InputOf::Correlation(at)).iter().any(|(upper, _)| self.correlations[*upper].enabled);
+            let one = &mut self.correlations[at];
+            one.alerts &= wanted[at];
+            one.enabled &= wanted[at] && one.alerts || feeds;
+        }
+        self.feed();
+        for at in 0..self.rules.len() {
+            let feeds = !self.feeds(InputOf::Rule(at)).is_empty();
+            let rule = &mut self.rules[at];
+            let wanted = selected(&rule.name, rule.priority, &rule.tags) && rule.enabled;
+            rule.alerts &= wanted;
+            rule.enabled &= wanted && rule.alerts || feeds;
         }
         Ok(())
     }
@@ -299,6 +342,7 @@ fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
         tags: text.tags.clone(),
         source: text.source.clone(),
         enabled: text.enabled,
+        alerts: true,
         output,
         id: None,
         language: Language::Falco,
@@ -311,45 +355,98 @@ fn compile(text: &RuleText, resolver: &mut Resolver) -> Result<Rule, Error> {
     })
 }
 
-fn sigma_rule(
-    file: &Place,
-    document: &Node,
-    pipeline: &Pipeline,
-    graph: &mut Graph,
-    ids: &mut HashMap<String, Place>,
-) -> Result<Rule, Error> {
-    let rule = sigma::read(file, document)?;
-    if let Some(known) = rule.id.as_ref().and_then(|id| ids.get(id)) {
-        let what = format!("its id stands at {known}, too");
-        return Err(
-            Error::new(Why::Shape, &rule.place, what, "load one of them, or give it an id of its own").about("rule", &rule.title)
-        );
-    }
-    let compiled = rule.compile(graph, pipeline)?;
-    ids.extend(rule.id.clone().map(|id| (id, rule.place.clone())));
-    let output = Template::parse(&compiled.output).map_err(|fault| fault.at(&rule.place).about("rule", &rule.title))?;
-    let mut condition_lacks = graph.fields(compiled.node);
-    condition_lacks.retain(|field| !field.is_supplied());
-    let excluding = graph.excluding_fields(compiled.node);
-    Ok(Rule {
-        name: rule.title,
-        id: rule.id,
-        language: Language::Sigma,
-        place: rule.place,
-        desc: rule.desc,
-        priority: rule.priority,
-        tags: rule.tags,
-        false_positives: rule.false_positives,
-        source: "syscall".to_owned(),
-        enabled: rule.enabled,
-        output,
-        exclusions_lack: condition_lacks.iter().filter(|field| excluding.contains(field)).cloned().collect(),
-        condition_lacks,
-        types_lacking: compiled.lacks,
-        output_lacks: Vec::new(),
-        node: compiled.node,
-    })
+/// Sigma's documents as they are read.
+struct Documents<'a> {
+    pipeline: &'a Pipeline,
+    ids: HashMap<String, Place>,
+    bases: Vec<Base>,
+    written: Vec<Written>,
+    /// What refused correlations refer to.
+    refused: Vec<String>,
 }
+
+impl Documents<'_> {
+    fn read(
+        mut self,
+        documents: &[(Place, Node)],
+        rules: &mut Vec<Rule>,
+        graph: &mut Graph,
+        (errors, notices): (&mut Vec<Error>, &mut Vec<Notice>),
+    ) -> Self {
+        for (file, document) in documents {
+            if sigma::is_correlation(document) {
+                match sigma::read_correlation(file, document) {
+                    Ok(written) => match self.is_new(&written.head) {
+                        Ok(()) => self.written.push(written),
+                        Err(error) => errors.push(error),
+                    },
+                    Err(refused) => {
+                        self.refused.extend(refused.rules);
+                        errors.push(refused.error);
+                    }
+                }
+                continue;
+            }
+            match self.rule(file, document, graph) {
+                Ok((rule, base)) => {
+                    if !rule.enabled {
+                        notices.push(Notice { place: rule.place.clone(), rule: rule.name.clone(), what: UNSUPPORTED.to_owned() });
+                    }
+                    self.bases.push(Base { rule: rules.len(), ..base });
+                    rules.push(rule);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self
+    }
+
+    /// Refuses an id that another rule has.
+    fn is_new(&mut self, head: &Head) -> Result<(), Error> {
+        if let Some(known) = head.id.as_ref().and_then(|id| self.ids.get(id)) {
+            let what = format!("its id stands at {known}, too");
+            return Err(Error::new(Why::Shape, &head.place, what, "load one of them, or give it an id of its own")
+                .about("rule", &head.title));
+        }
+        self.ids.extend(head.id.clone().map(|id| (id, head.place.clone())));
+        Ok(())
+    }
+
+    fn rule(&mut self, file: &Place, document: &Node, graph: &mut Graph) -> Result<(Rule, Base), Error> {
+        let rule = sigma::read(file, document)?;
+        let compiled = rule.compile(graph, self.pipeline)?;
+        let sigma::SigmaRule { head, logsource, .. } = rule;
+        self.is_new(&head)?;
+        let output = Template::parse(&compiled.output).map_err(|fault| fault.at(&head.place).about("rule", &head.title))?;
+        let mut condition_lacks = graph.fields(compiled.node);
+        condition_lacks.retain(|field| !field.is_supplied());
+        let excluding = graph.excluding_fields(compiled.node);
+        let base = Base { rule: 0, name: head.name, logsource };
+        let rule = Rule {
+            name: head.title,
+            id: head.id,
+            language: Language::Sigma,
+            place: head.place,
+            desc: head.desc,
+            priority: head.priority.unwrap_or(Priority::Warning),
+            tags: head.tags,
+            false_positives: head.false_positives,
+            source: "syscall".to_owned(),
+            enabled: head.enabled,
+            alerts: true,
+            output,
+            exclusions_lack: condition_lacks.iter().filter(|field| excluding.contains(field)).cloned().collect(),
+            condition_lacks,
+            types_lacking: compiled.lacks,
+            output_lacks: Vec::new(),
+            node: compiled.node,
+        };
+        Ok((rule, base))
+    }
+}
+
+/// Of a rule whose status says that it cannot be used.
+const UNSUPPORTED: &str = "its status is unsupported, so it takes no part";
 
 /// Meets events with a set's rules. Keeps its memory from event to event; one per thread.
 #[derive(Debug, Default, Clone)]
@@ -358,9 +455,16 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Appends to `hits` the places in `set.rules` of the enabled rules that match, in order: one of Falco's at most
-    /// with `Matching::First`. A matcher stays with one set.
+    /// Appends to `hits` the places in `set.rules` of the enabled rules that match and alert on their own, in order: one of
+    /// Falco's at most with `Matching::First`. A matcher stays with one set.
     pub fn matches(&mut self, set: &RuleSet, source: &(impl FieldSource + ?Sized), matching: Matching, hits: &mut Vec<usize>) {
+        let mut found = Vec::new();
+        self.hits(set, source, matching, &mut found);
+        hits.extend(found.into_iter().filter(|hit| set.rules[*hit].alerts));
+    }
+
+    /// As `matches`, with the rules that correlations only refer to.
+    pub fn hits(&mut self, set: &RuleSet, source: &(impl FieldSource + ?Sized), matching: Matching, hits: &mut Vec<usize>) {
         self.memo.next(&set.graph);
         let begin = hits.len();
         let mut first: Option<usize> = None;

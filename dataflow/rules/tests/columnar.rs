@@ -272,7 +272,7 @@ fn check(pass: &Pass, matching: Matching, scratch: &mut Scratch, batches: &[Batc
         for (number, section) in batch.sections.iter().enumerate() {
             for row in 0..section.rows() {
                 let mut hits = Vec::new();
-                matcher.matches(set, &EventFields::new(&events[at], "h1"), matching, &mut hits);
+                matcher.hits(set, &EventFields::new(&events[at], "h1"), matching, &mut hits);
                 expected.extend(hits.into_iter().map(|rule| (number, row, rule)));
                 at += 1;
             }

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use weir_rules::{AttackTable, EventFields, Matcher, Matching, Pipeline, Priority, RuleSet, techniques_of};
+use weir_rules::{
+    Around, AttackTable, CorrelationHit, Correlator, EventFields, Matcher, Matching, Pipeline, Priority, RuleSet, techniques_of,
+};
 use weir_schema::parse_line;
 
 fn folder() -> PathBuf {
@@ -38,38 +40,35 @@ fn every_rule_is_whole_and_says_what_an_analyst_needs() {
     assert_eq!((&set.errors, &set.notices), (&vec![], &vec![]));
     let mut techniques = BTreeSet::new();
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
-    for rule in &set.rules {
-        assert_eq!(rule.verdict(), "ok", "{}", rule.name);
-        assert!(
-            titles.insert(&rule.name) && ids.insert(rule.id.as_ref().expect("a rule has an id")),
-            "{}: stands twice",
-            rule.name
-        );
-        assert!(!rule.desc.is_empty() && !rule.false_positives.is_empty(), "{}: description and falsepositives", rule.name);
-        let own = techniques_of(&rule.tags);
-        assert!(!own.is_empty(), "{}: no technique", rule.name);
+    assert!(set.rules.iter().all(|rule| rule.verdict() == "ok"));
+    let rules = set.rules.iter().filter(|rule| rule.alerts);
+    let rules = rules.map(|rule| (&rule.name, &rule.id, &rule.desc, &rule.false_positives, &rule.tags));
+    let counting = set.correlations.iter().filter(|one| one.alerts);
+    let counting = counting.map(|one| (&one.name, &one.id, &one.desc, &one.false_positives, &one.tags));
+    let all: Vec<_> = rules.chain(counting).collect();
+    for (name, id, desc, false_positives, tags) in &all {
+        assert!(titles.insert(name) && ids.insert(id.as_ref().expect("a rule has an id")), "{name}: stands twice");
+        assert!(!desc.is_empty() && !false_positives.is_empty(), "{name}: description and falsepositives");
+        let own = techniques_of(tags);
+        assert!(!own.is_empty(), "{name}: no technique");
         let tactics: BTreeSet<&str> =
-            rule.tags.iter().filter_map(|tag| tag.strip_prefix("attack.")).filter(|tag| !tag.starts_with("t1")).collect();
+            tags.iter().filter_map(|tag| tag.strip_prefix("attack.")).filter(|tag| !tag.starts_with("t1")).collect();
         let mut possible = BTreeSet::new();
         for id in &own {
-            let technique = table.get(id).unwrap_or_else(|| panic!("{}: {id} is not in attack.csv", rule.name));
+            let technique = table.get(id).unwrap_or_else(|| panic!("{name}: {id} is not in attack.csv"));
             possible.extend(technique.tactics.iter().map(String::as_str));
         }
-        assert!(!tactics.is_empty() && tactics.is_subset(&possible), "{}: tactics {tactics:?} of {possible:?}", rule.name);
+        assert!(!tactics.is_empty() && tactics.is_subset(&possible), "{name}: tactics {tactics:?} of {possible:?}");
         techniques.extend(own);
     }
     let known: BTreeSet<String> = table.iter().map(|technique| technique.id.clone()).collect();
     assert_eq!(known, techniques, "attack.csv holds what the rules name, no more and no less");
     let parents: BTreeSet<&str> = techniques.iter().map(|id| id.split('.').next().unwrap()).collect();
-    println!("{} rules, {} techniques of {} parents", set.rules.len(), techniques.len(), parents.len());
-    assert!(set.rules.len() >= 80 && techniques.len() >= 60);
+    println!("{} rules, {} techniques of {} parents", all.len(), techniques.len(), parents.len());
+    assert!(set.correlations.len() >= 10 && all.len() >= 80 && techniques.len() >= 60);
     let readme = std::fs::read_to_string(folder().join("../../README.md")).unwrap();
-    let said = format!(
-        "{} in Sigma's format over {} techniques of MITRE ATT&CK v{}",
-        set.rules.len(),
-        techniques.len(),
-        table.version()
-    );
+    let said =
+        format!("{} in Sigma's format over {} techniques of MITRE ATT&CK v{}", all.len(), techniques.len(), table.version());
     assert!(readme.contains(&said), "the README says other numbers than: {said}");
 }
 
@@ -82,7 +81,8 @@ fn the_example_of_a_pipeline_is_one() {
 #[test]
 fn every_rule_fires_on_its_positive_and_not_on_its_negative() {
     let set = load();
-    let mut seen: BTreeMap<String, (u32, u32)> = set.rules.iter().map(|rule| (rule.name.clone(), (0, 0))).collect();
+    let rules = set.rules.iter().filter(|rule| rule.alerts);
+    let mut seen: BTreeMap<String, (u32, u32)> = rules.map(|rule| (rule.name.clone(), (0, 0))).collect();
     let (mut matcher, mut wrong) = (Matcher::default(), Vec::new());
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(folder().join("fixtures")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -120,14 +120,86 @@ fn every_rule_fires_on_its_positive_and_not_on_its_negative() {
     assert!(bare.is_empty(), "without a positive or a negative: {bare:?}");
 }
 
+/// A line of the correlations' fixtures: one event, or so many that differ in some columns.
+fn events(line: &str) -> Vec<weir_schema::JsonEvent> {
+    let mut said: serde_json::Map<String, Json> = serde_json::from_str(line).unwrap();
+    let mut take = |key: &str| said.remove(key);
+    let (times, every_ms, vary) = (take("times"), take("every_ms"), take("vary"));
+    let [times, every_ms] = [times, every_ms].map(|number| number.map_or(1, |number| number.as_i64().unwrap()));
+    let vary: Vec<String> = vary.map_or_else(Vec::new, |names| serde_json::from_value(names).unwrap());
+    let one = |n: i64| {
+        let mut said = said.clone();
+        for key in &vary {
+            let value = match &said[key] {
+                Json::Number(number) => Json::from(number.as_i64().unwrap() + n),
+                Json::String(text) if key == "dst_ip" => {
+                    let (net, last) = text.rsplit_once('.').unwrap();
+                    Json::from(format!("{net}.{}", last.parse::<i64>().unwrap() + n))
+                }
+                Json::String(text) => Json::from(format!("{text}-{n}")),
+                other => panic!("{key}: {other}"),
+            };
+            said.insert(key.clone(), value);
+        }
+        let mut event = parse_line(&Json::Object(said).to_string()).unwrap();
+        event.event.time += n * every_ms * 1_000_000;
+        event
+    };
+    (0..times).map(one).collect()
+}
+
+/// The correlations that find something in these events, if they alert.
+fn correlated<'a>(set: &'a RuleSet, events: &[weir_schema::JsonEvent]) -> Vec<&'a weir_rules::Correlation> {
+    let (mut correlator, mut matcher, mut hits) = (Correlator::default(), Matcher::default(), Vec::new());
+    for (number, told) in events.iter().enumerate() {
+        let (host, event) = (&told.host, &told.event);
+        let source = EventFields::new(event, &host.host);
+        hits.clear();
+        matcher.hits(set, &source, Matching::All, &mut hits);
+        let process = event.process.as_deref();
+        let process_id = process.map(|it| weir_schema::ProcessId::new("t", &host.host, &host.boot_id, it.pid, it.start_ns).0);
+        let around = Around { region: Some("eu"), process_id, ..Around::default() };
+        correlator.take(set, &hits, &source, &CorrelationHit { tenant: "t", time: event.time, number, around });
+    }
+    let found = correlator.finish(set).into_iter().map(|one| &set.correlations[one.correlation]);
+    found.filter(|one| one.alerts).collect()
+}
+
+#[test]
+fn every_correlation_fires_on_its_positives_and_not_on_its_negatives() {
+    let (set, text) = (load(), std::fs::read_to_string(folder().join("correlations.jsonl")).unwrap());
+    let mut cases: BTreeMap<(String, bool), Vec<weir_schema::JsonEvent>> = BTreeMap::new();
+    for (at, line) in text.lines().enumerate() {
+        let said: Json = serde_json::from_str(line).unwrap();
+        let fires = said["fires"].as_str();
+        let title = fires.or_else(|| said["spares"].as_str()).unwrap_or_else(|| panic!("line {}: for which rule?", at + 1));
+        cases.entry((title.to_owned(), fires.is_some())).or_default().extend(events(line));
+    }
+    for one in set.correlations.iter().filter(|one| one.alerts) {
+        for wanted in [true, false] {
+            let mut events = cases.remove(&(one.name.clone(), wanted)).unwrap_or_else(|| panic!("{}: no fixture", one.name));
+            let names = |events: &[_]| correlated(&set, events).iter().map(|one| one.name.clone()).collect::<BTreeSet<_>>();
+            let found = names(&events);
+            assert_eq!(found.contains(&one.name), wanted, "{}: {found:?}", one.name);
+            // Whatever the order; of one time the number decides, and no fixture has two.
+            events.reverse();
+            assert_eq!(names(&events).contains(&one.name), wanted, "{}: backwards", one.name);
+        }
+    }
+    assert!(cases.is_empty(), "no correlations: {:?}", cases.keys());
+}
+
 fn fired(set: &RuleSet, path: &Path) -> BTreeMap<String, (Priority, Vec<usize>)> {
     let mut found: BTreeMap<String, (Priority, Vec<usize>)> = BTreeMap::new();
     let mut matcher = Matcher::default();
+    let mut events = Vec::new();
     for (line, event) in recorded::sysflow(path) {
         for rule in hits(set, &mut matcher, &event) {
             found.entry(rule.name.clone()).or_insert((rule.priority, Vec::new())).1.push(line);
         }
+        events.push(event);
     }
+    found.extend(correlated(set, &events).into_iter().map(|one| (one.name.clone(), (one.priority, Vec::new()))));
     found
 }
 

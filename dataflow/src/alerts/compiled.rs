@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::attack::{tactics, techniques};
 use super::hit::Claim;
 use crate::chains::RulesInForce;
+use crate::correlations::CorrelationRule;
 use crate::rulebook::Rules;
 
 /// What an alert says of its rule.
@@ -40,8 +41,10 @@ pub(crate) struct Compiled {
     pub(crate) pass: Pass,
     /// Per place in the set.
     pub(crate) heads: Vec<Arc<RuleHead>>,
+    /// Per place in the set; none: it takes no part.
+    pub(crate) correlations: Vec<Option<Arc<CorrelationRule>>>,
     matching: Matching,
-    /// Those that take part, by id and version.
+    /// Those that take part and alert on their own, by id and version.
     standing: HashMap<(u64, u64), usize, FixedState>,
 }
 
@@ -64,11 +67,12 @@ impl Compiled {
             })
         });
         let heads: Vec<Arc<RuleHead>> = heads.collect();
-        let enabled = heads.iter().zip(&set.rules).enumerate().filter(|(_, (_, rule))| rule.enabled);
+        let enabled = heads.iter().zip(&set.rules).enumerate().filter(|(_, (_, rule))| rule.enabled && rule.alerts);
         // Of two that say the same under one id the first counts.
         let mut standing = HashMap::default();
         enabled.for_each(|(place, (head, _))| _ = standing.entry((head.id, head.version)).or_insert(place));
-        Self { pass: Pass::new(set, Matching::All), heads, matching: rules.matching.into(), standing }
+        let correlations = CorrelationRule::all(&set);
+        Self { pass: Pass::new(set, Matching::All), heads, correlations, matching: rules.matching.into(), standing }
     }
 
     /// Where a rule is that takes part and says what it said.
@@ -134,6 +138,11 @@ impl InForce {
         let all = self.exceptions.borrow();
         let before = all.range(..tick).next_back().map(|(_, exceptions)| Rc::clone(exceptions)).unwrap_or_default();
         [all.get(&tick).map_or_else(|| Rc::clone(&before), Rc::clone), before]
+    }
+
+    /// The rules of the ticks before one.
+    pub(crate) fn before(&self, tick: u64) -> Option<Rc<Compiled>> {
+        self.files.borrow().range(..tick).next_back().map(|(_, rules)| Rc::clone(rules))
     }
 
     /// Nobody asks for ticks before this one any more.

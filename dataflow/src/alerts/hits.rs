@@ -12,6 +12,7 @@ use super::group::{HostHits, Subject};
 use super::hit::{Hit, pack};
 use super::identity::{Told, asks};
 use crate::connections::Place;
+use crate::correlations::{CorrelationHit, spot};
 use crate::source::rows::Picks;
 use crate::source::touches::rows;
 
@@ -22,6 +23,8 @@ pub(crate) struct Spotter {
     told: Told,
     /// Hits found so far.
     pub(crate) hits: u64,
+    /// Of them those that correlations count.
+    pub(crate) counted: Vec<CorrelationHit>,
 }
 
 /// A decoded frame, and which of its rows are admitted.
@@ -39,27 +42,35 @@ impl Spotter {
     /// The hits of these rows, and what they say of containers.
     pub(crate) fn spot(&mut self, rules: Option<&Compiled>, of: Admitted<'_>) -> Option<HostHits> {
         let Admitted { identity, place, batch, picks, lost } = of;
-        let containers = self.told.news(of);
+        let Self { scratch, told, hits: found, counted } = self;
+        let containers = told.news(of);
         let mut hits: Vec<Hit> = Vec::new();
         // Samples are no events: no rule asks for them.
         let is_asked = |rules: &&Compiled| picks.iter().any(|(at, _)| rules.pass.rules_of(batch.sections[*at].kind) > 0);
         if let Some(rules) = rules.filter(|_| batch.header.lane != Lane::Sample).filter(is_asked) {
-            self.scratch.begin(&rules.pass, batch);
+            scratch.begin(&rules.pass, batch);
             let mut ids = EventIds::new(identity, batch.header.epoch, batch.header.lane);
             for (at, pick) in picks {
                 let section = &batch.sections[*at];
                 let mut last = None;
-                self.scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
-                    let Some(claim) = rules.claim(rule) else { return };
+                scratch.run(&rules.pass, batch, section, rows(section, pick), |row, rule, event| {
+                    let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
+                    let claim = rules.claim(rule);
+                    let known = hits.last().filter(|_| last == Some(row));
+                    let is_second = claim.as_ref().is_some_and(|claim| claim.one_only)
+                        && known.is_some_and(|hit| hit.claims.iter().any(|other| other.one_only));
+                    if !is_second {
+                        spot(rules, rule, &of, (moment, event), counted);
+                    }
+                    let Some(claim) = claim else { return };
                     if last != Some(row) {
                         last = Some(row);
-                        let moment = (event.time, ids.id(Seq(section.first_seq.0 + row as u64)).0);
                         let subject = subject_key(&place.tenant, &place.host, &batch.host.boot_id, event);
                         let (place, boot, claims) = (Arc::clone(place), batch.host.boot_id, Vec::new());
                         hits.push(Hit { moment, place, boot, subject, lost, claims, asks: asks(event), event: pack(event) });
                     }
                     let hit = hits.last_mut().expect("the row's hit was just made");
-                    self.hits += u64::from(!(claim.one_only && hit.claims.iter().any(|other| other.one_only)));
+                    *found += u64::from(!is_second);
                     hit.claims.push(claim);
                 });
             }

@@ -3,19 +3,15 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use timely::container::CapacityContainerBuilder as Rows;
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::operator::Operator;
 
 use super::compiled::InForce;
 use super::group::HostHits;
 use super::groups::{Groups, Law};
+use crate::by_tick::{Answer, Closed, Frame, by_tick};
 use crate::checkpoint::Keeper;
 use crate::delta::{DeltaBatch, Deltas};
 use crate::render::Ticks;
-use crate::source::open::Open;
 
 /// What this worker keeps and gave up, for its counters.
 #[derive(Debug, Clone, Default)]
@@ -57,40 +53,14 @@ pub(crate) fn alerts<'s>(
     let AlertOptions { retention_ms, rules, ticks, keeper, counts } = options;
     let state = keeper.keep("alerts/groups", Groups::new(retention_ms));
     counts.set(&state.borrow());
-    let by_host = Exchange::new(|told: &HostHits| told.host_key);
-    hits.binary_frontier::<_, Rows<Vec<DeltaBatch>>, _, _, _, _>(changes, by_host, Pipeline, "Alerts", move |capability, _| {
-        let mut open = Open::<(Vec<HostHits>, bool), 1>::new();
-        // The right to let go what is due next.
-        let mut next: Option<Capability<u64>> = state.borrow().next_due().map(|due| capability.delayed(&due));
-        drop(capability);
-        move |(hits, hits_frontier), (changes, changes_frontier), output| {
-            hits.for_each_stamp(|cap, batches| {
-                if let Some(waiting) = open.at(&cap) {
-                    batches.for_each(|batch| waiting.0.append(batch));
-                }
-            });
-            changes.for_each_stamp(|cap, batches| {
-                if let Some(waiting) = open.at(&cap) {
-                    batches.for_each(|batch| batch.clear());
-                    waiting.1 = true;
-                }
-            });
-            let is_open = |tick: &u64| hits_frontier.less_equal(tick) || changes_frontier.less_equal(tick);
-            loop {
-                if let Some(right) = next.take_if(|right| !is_open(right.time())) {
-                    open.later(ticks.at_or_after(*right.time()), &[right]);
-                }
-                let Some((tick, [capability], (told, changed))) = open.next(is_open) else { break };
-                let mut state = state.borrow_mut();
-                let ([now, before], rules) = (rules.exceptions(tick), rules.at(tick));
-                let law = Law { rules: rules.as_deref(), exceptions: [&now, &before], is_new: changed };
-                output.session(&capability).give_iterator(state.advance(tick, told, law).into_iter());
-                counts.set(&state);
-                let due = state.next_due().filter(|due| next.as_ref().is_none_or(|next| due < next.time()));
-                if let Some(due) = due {
-                    next = Some(capability.delayed(&due.max(tick)));
-                }
-            }
-        }
+    let due = state.borrow().next_due();
+    let frame = Frame { name: "Alerts", route: |told: &HostHits| told.host_key, ticks, due };
+    by_tick(hits, changes, frame, move |Closed { tick, hits, rules_changed }| {
+        let mut state = state.borrow_mut();
+        let ([now, before], rules) = (rules.exceptions(tick), rules.at(tick));
+        let law = Law { rules: rules.as_deref(), exceptions: [&now, &before], is_new: rules_changed };
+        let rows: Vec<DeltaBatch> = state.advance(tick, hits, law).into_iter().collect();
+        counts.set(&state);
+        Answer { rows, due: state.next_due() }
     })
 }

@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weir_schema::Text;
 
 use crate::checkpoint::shared;
-use crate::connections::Place;
+pub(crate) use crate::hits::{HitSource, Moment};
 use crate::packed::Bytes;
-
-/// An event's place in time: (nanoseconds, event id).
-pub(crate) type Moment = (i64, [u8; 16]);
 
 /// An event of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,19 +16,6 @@ pub(crate) struct Hit {
     pub(crate) bits: u32,
     #[serde(with = "shared")]
     pub(crate) source: Arc<HitSource>,
-}
-
-/// What an alert says of an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HitSource {
-    #[serde(with = "shared")]
-    pub(crate) place: Arc<Place>,
-    pub(crate) app: Option<Text>,
-    pub(crate) container_id: Option<Text>,
-    /// In hexadecimal.
-    pub(crate) process_id: Option<Text>,
-    /// Events that its agent had reported as lost when it told of this one.
-    pub(crate) lost: u64,
 }
 
 /// A hit that travels.

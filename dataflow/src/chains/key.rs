@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::hit::{Hit, HitSource, Moment};
-use super::row::{Capped, Changes, Told};
-use super::shape::{NANOS_PER_MS, Shape};
+use super::row::{Changes, Told};
+use super::shape::Shape;
 use super::{CHAINS_PER_KEY_MAX, KEEP_MS};
 use crate::checkpoint::shared;
+use crate::hits::{Capped, millis, nanos};
 
 /// All that is kept of a rule and key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +177,7 @@ impl KeyChains {
             *count <= step.rows_max
         });
         if let Some(source) = source {
-            changes.capped(told, &mut self.capped, Capped { dropped, at: step.tick, source });
+            changes.hot.capped(&told.rule.head.rule.name, &mut self.capped, Capped { dropped, at: step.tick, source });
         }
     }
 
@@ -258,7 +259,7 @@ impl KeyChains {
             true
         });
         if self.capped.as_ref().is_some_and(|capped| step.tick >= capped.at.saturating_add(KEEP_MS)) {
-            changes.uncapped(told, &mut self.capped);
+            changes.hot.uncapped(&told.rule.head.rule.name, &mut self.capped);
         }
     }
 
@@ -273,12 +274,4 @@ impl KeyChains {
         let due = self.chains.values().filter_map(of_chain).chain(self.hits.first().map(frozen_at)).chain(capped).min();
         self.due = due.map(|due| due.max(step.tick + 1));
     }
-}
-
-pub(crate) fn nanos(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(NANOS_PER_MS)
-}
-
-fn millis(nanos: i64) -> u64 {
-    u64::try_from(nanos.div_euclid(NANOS_PER_MS)).unwrap_or(0)
 }

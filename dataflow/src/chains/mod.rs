@@ -31,7 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use compiled::{ChainRule, RulesInForce, info_of};
+pub(crate) use compiled::{ChainHead, ChainRule, RulesInForce, info_of};
 pub use compiled::{RuleDefinition, rule_definition, rule_definitions};
 pub(crate) use hit::ChainHit;
 pub(crate) use operator::{ChainCounts, ChainOptions, Relations, chains};

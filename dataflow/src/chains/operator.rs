@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder as Rows;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::{Handle as Probe, Probe as _};
 
@@ -17,11 +16,11 @@ use super::compiled::RulesInForce;
 use super::hit::ChainHit;
 use super::row::RuleRows;
 use super::state::{Advanced, Chains, RulesAt};
+use crate::by_tick::{Answer, Closed, Frame, by_tick, only};
 use crate::checkpoint::Keeper;
 use crate::delta::{DeltaBatch, Deltas};
 use crate::output::{Output, Part};
 use crate::render::Ticks;
-use crate::source::open::Open;
 
 /// What this worker keeps, for its counters: keys, hits, chains, what went before its time.
 pub(crate) type ChainCounts = Rc<Cell<[u64; 4]>>;
@@ -63,63 +62,22 @@ pub(crate) fn chains<'s>(
     let ChainOptions { retention_ms, rows_max, rules, ticks, keeper, counts } = options;
     let state = keeper.keep("chains", Chains::new(retention_ms, rows_max));
     counts.set(state.borrow().counts());
-    let by_key = Exchange::new(|hit: &ChainHit| hit.route);
-    let out = hits.binary_frontier::<_, Rows<Vec<Out>>, _, _, _, _>(changes, by_key, Pipeline, "Chains", move |capability, _| {
-        let mut open = Open::<(Vec<ChainHit>, bool), 1>::new();
-        // The right to change what is due next.
-        let mut next: Option<Capability<u64>> = state.borrow().next_due().map(|due| capability.delayed(&due));
-        drop(capability);
-        move |(hits, hits_frontier), (changes, changes_frontier), output| {
-            hits.for_each_stamp(|cap, batches| {
-                if let Some(waiting) = open.at(&cap) {
-                    batches.for_each(|batch| waiting.0.append(batch));
-                }
-            });
-            changes.for_each_stamp(|cap, batches| {
-                if let Some(waiting) = open.at(&cap) {
-                    batches.for_each(|batch| batch.clear());
-                    waiting.1 = true;
-                }
-            });
-            let is_open = |tick: &u64| hits_frontier.less_equal(tick) || changes_frontier.less_equal(tick);
-            loop {
-                if let Some(right) = next.take_if(|right| !is_open(right.time())) {
-                    open.later(ticks.at_or_after(*right.time()), &[right]);
-                }
-                let Some((tick, [capability], (hits, changed))) = open.next(is_open) else { break };
-                let mut state = state.borrow_mut();
-                let (now, before) = (rules.at(tick), changed.then(|| rules.before(tick)));
-                let before = before.as_ref().map(|rules| rules.as_slice());
-                let Advanced { alerts, losses, rows } = state.advance(tick, hits, &RulesAt { now: &now, before });
-                let all =
-                    alerts.map(Out::Alerts).into_iter().chain(losses.map(Out::Losses)).chain(rows.into_iter().map(Out::Rows));
-                output.session(&capability).give_iterator(all);
-                counts.set(state.counts());
-                let due = state.next_due().filter(|due| next.as_ref().is_none_or(|next| due < next.time()));
-                if let Some(due) = due {
-                    next = Some(capability.delayed(&due.max(tick)));
-                }
-            }
-        }
+    let due = state.borrow().next_due();
+    let frame = Frame { name: "Chains", route: |hit: &ChainHit| hit.route, ticks, due };
+    let out = by_tick(hits, changes, frame, move |Closed { tick, hits, rules_changed }| {
+        let mut state = state.borrow_mut();
+        let (now, before) = (rules.at(tick), rules_changed.then(|| rules.before(tick)));
+        let before = before.as_ref().map(|rules| rules.as_slice());
+        let Advanced { alerts, losses, rows } = state.advance(tick, hits, &RulesAt { now: &now, before });
+        let all = alerts.map(Out::Alerts).into_iter().chain(losses.map(Out::Losses)).chain(rows.into_iter().map(Out::Rows));
+        counts.set(state.counts());
+        Answer { rows: all.collect(), due: state.next_due() }
     });
     ChainStreams {
         alerts: only(out.clone(), "ChainAlerts", |out| if let Out::Alerts(rows) = out { Some(rows) } else { None }),
         losses: only(out.clone(), "ChainLosses", |out| if let Out::Losses(rows) = out { Some(rows) } else { None }),
         rows: only(out, "ChainRows", |out| if let Out::Rows(rows) = out { Some(rows) } else { None }),
     }
-}
-
-fn only<'s, D: Clone + 'static>(out: Stream<'s, u64, Vec<Out>>, name: &str, of: fn(Out) -> Option<D>) -> Stream<'s, u64, Vec<D>> {
-    out.unary::<Rows<Vec<D>>, _, _, _>(Pipeline, name, move |_, _| {
-        move |input, output| {
-            input.for_each_stamp(|cap, batches| {
-                if cap.least().is_some() {
-                    let mut session = output.session(&cap);
-                    batches.flat_map(|batch| batch.drain(..)).filter_map(of).for_each(|rows| session.give(rows));
-                }
-            });
-        }
-    })
 }
 
 /// The outputs of the rules' relations, by version and first tick of the rule.

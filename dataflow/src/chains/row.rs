@@ -7,33 +7,22 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampNanosecondArray};
 use serde::{Deserialize, Serialize};
 use weir_schema::Text;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::compiled::{ChainHead, ChainRule};
 use super::hit::HitSource;
-use super::key::{Chain, ChainState, nanos};
-use crate::alerts::{SUMMARY_BYTES_MAX, json};
+use super::key::{Chain, ChainState};
+use crate::alerts::SUMMARY_BYTES_MAX;
 use crate::checkpoint::shared;
 use crate::delta::{DeltaBatch, texts};
+use crate::hits::{AlertOfHits, HotKeys, alert_id, hex};
 use crate::packed::Bytes;
-use crate::relations::{ALERTS, LOSSES};
-use crate::source::table::{Cell, Table, push_hex};
+use crate::source::table::Table;
 
 /// Whose chains they are.
 pub(crate) struct Told<'a> {
     pub(crate) rule: &'a ChainRule,
     pub(crate) key: &'a Bytes,
-}
-
-/// Hits that found no room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Capped {
-    pub(crate) dropped: u64,
-    /// The tick of the last.
-    pub(crate) at: u64,
-    /// Of one of them.
-    #[serde(with = "shared")]
-    pub(crate) source: Arc<HitSource>,
 }
 
 /// An alert of a chain, with all that its row says.
@@ -47,13 +36,6 @@ pub(crate) struct ChainAlert {
     pub(crate) chain: Chain,
 }
 
-/// A row of `losses`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Lost {
-    rule: Text,
-    capped: Capped,
-}
-
 /// Rows of one rule's relation that come and go: the key, the chain, the diff.
 type Rows = Vec<(Bytes, Chain, i64)>;
 
@@ -63,7 +45,8 @@ pub(crate) struct Changes {
     alerts: Vec<(ChainAlert, i64)>,
     /// By version and first tick of the rule.
     rows: BTreeMap<(u64, u64), Rows>,
-    losses: Vec<(Lost, i64)>,
+    /// Hits that found no room.
+    pub(crate) hot: HotKeys,
     /// Chains that went before their time.
     pub(crate) evicted: u64,
 }
@@ -101,48 +84,12 @@ impl Changes {
         self.alerts.push((alert, diff));
     }
 
-    /// Takes up hits that found no room.
-    pub(crate) fn capped(&mut self, told: &Told<'_>, known: &mut Option<Capped>, more: Capped) {
-        let before = known.as_ref().map_or(0, |known| known.dropped);
-        self.uncapped(told, known);
-        let capped = Capped { dropped: before + more.dropped, ..more };
-        self.losses.push((Lost { rule: told.rule.head.rule.name.clone(), capped: capped.clone() }, 1));
-        *known = Some(capped);
-    }
-
-    /// What found no room is shown no more.
-    pub(crate) fn uncapped(&mut self, told: &Told<'_>, known: &mut Option<Capped>) {
-        if let Some(capped) = known.take() {
-            self.losses.push((Lost { rule: told.rule.head.rule.name.clone(), capped }, -1));
-        }
-    }
-
     /// The rows of `alerts`.
     pub(crate) fn alerts(&self, tick: u64) -> Option<DeltaBatch> {
-        let mut table = Table::new(ALERTS, self.alerts.len());
+        let mut table = AlertOfHits::table(self.alerts.len());
         self.alerts.iter().for_each(|(alert, _)| alert.encode(&mut table));
         let diffs = self.alerts.iter().map(|(_, diff)| *diff).collect();
         (!self.alerts.is_empty()).then(|| DeltaBatch::new(tick, table.finish(), diffs))
-    }
-
-    /// The rows of `losses`.
-    pub(crate) fn losses(&self, tick: u64) -> Option<DeltaBatch> {
-        let mut table = Table::new(LOSSES, self.losses.len());
-        for (Lost { rule, capped }, _) in &self.losses {
-            let place = &capped.source.place;
-            table.set(0, Cell::Int(nanos(capped.at)));
-            table.text(1, &place.tenant);
-            table.text(2, &place.region);
-            table.text(3, &place.host);
-            table.set(4, Cell::Null);
-            table.text(5, &format!("rule:{rule}"));
-            table.set(6, Cell::Null);
-            table.set(7, Cell::Null);
-            table.set(8, Cell::Int(i64::try_from(capped.dropped).unwrap_or(i64::MAX)));
-            table.text(9, "hot_key");
-        }
-        let diffs = self.losses.iter().map(|(_, diff)| *diff).collect();
-        (!self.losses.is_empty()).then(|| DeltaBatch::new(tick, table.finish(), diffs))
     }
 
     /// The rows of the rules' relations.
@@ -172,7 +119,7 @@ fn relation_rows(rule: &ChainRule, rows: &Rows) -> Option<RecordBatch> {
     columns.push(times(&|chain| chain.first().0));
     columns.push(times(&|chain| chain.last().0));
     columns.push(words(&|_, chain| state_name(chain.state).to_owned()));
-    columns.push(words(&|key, chain| hex(&alert_id(&rule.head, xxh3_64(key), chain).to_be_bytes())));
+    columns.push(words(&|key, chain| hex(&alert_id(rule.head.rule.id, xxh3_64(key), &chain.first().1).to_be_bytes())));
     // The columns are those that the rule was compiled to have.
     RecordBatch::try_new(Arc::clone(&rule.schema), columns).inspect_err(|why| tracing::error!(%why, "rows of a rule")).ok()
 }
@@ -182,15 +129,6 @@ fn state_name(state: ChainState) -> &'static str {
         ChainState::Settled => "settled",
         ChainState::Waiting | ChainState::Provisional | ChainState::Withdrawn => "provisional",
     }
-}
-
-/// Hash of rule, key and first evidence.
-fn alert_id(head: &ChainHead, key: u64, chain: &Chain) -> u128 {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&head.rule.id.to_le_bytes());
-    bytes[8..16].copy_from_slice(&key.to_le_bytes());
-    bytes[16..].copy_from_slice(&chain.first().1);
-    xxh3_128(&bytes)
 }
 
 impl ChainAlert {
@@ -218,7 +156,6 @@ impl ChainAlert {
         let Self { head, key, summary, chain } = self;
         let rule = &head.rule;
         let Some(source) = chain.events.first().map(|event| &event.source) else { return };
-        let int = |value: u64| Cell::Int(i64::try_from(value).unwrap_or(i64::MAX));
         let ids: Vec<String> = chain.events.iter().map(|event| hex(&event.at.1)).collect();
         let stages = head.stages.iter().zip(&chain.events).zip(&ids).enumerate().map(|(n, ((stage, event), id))| {
             serde_json::json!({
@@ -227,31 +164,22 @@ impl ChainAlert {
         });
         let stages = serde_json::Value::Array(stages.collect()).to_string();
         let state = if chain.state == ChainState::Withdrawn { "withdrawn" } else { "open" };
-        table.hex(0, &alert_id(head, *key, chain).to_be_bytes());
-        table.set(1, int(chain.revision));
-        table.text(2, state);
-        table.text(3, &rule.name);
-        table.hex(4, &rule.id.to_be_bytes());
-        table.text(5, &rule.severity);
-        table.text(6, &rule.tactics);
-        table.text(7, &rule.techniques);
-        table.set(8, Cell::Int(chain.first().0));
-        table.set(9, Cell::Int(chain.first().0));
-        table.set(10, Cell::Int(chain.last().0));
-        table.text(11, &source.place.tenant);
-        table.maybe(12, source.place.cloud.as_deref());
-        table.text(13, &source.place.region);
-        table.text(14, &source.place.host);
-        table.maybe(15, source.app.as_deref());
-        table.maybe(16, source.container_id.as_deref());
-        table.maybe(17, source.process_id.as_deref());
-        table.text(18, summary);
-        table.text(19, &json(&ids));
-        table.text(20, &stages);
-        table.text(21, &json(&distinct(chain, |source| &source.place.host)));
-        table.text(22, &json(&distinct(chain, |source| &source.place.region)));
-        table.set(23, Cell::Int(nanos(chain.changed)));
-        table.set(24, int(chain.events.iter().map(|event| event.source.lost).max().unwrap_or(0)));
+        let row = AlertOfHits {
+            id: alert_id(rule.id, *key, &chain.first().1),
+            revision: chain.revision,
+            state,
+            rule,
+            source,
+            times: (chain.first().0, chain.last().0),
+            summary,
+            evidence: &ids,
+            stages: &stages,
+            hosts: &distinct(chain, |source| &source.place.host),
+            regions: &distinct(chain, |source| &source.place.region),
+            changed: chain.changed,
+            lost: chain.events.iter().map(|event| event.source.lost).max().unwrap_or(0),
+        };
+        row.encode(table);
     }
 }
 
@@ -263,10 +191,4 @@ fn distinct<'c>(chain: &'c Chain, of: impl Fn(&'c HitSource) -> &'c Text) -> Vec
         }
         all
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    push_hex(&mut text, bytes);
-    text
 }

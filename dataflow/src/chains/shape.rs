@@ -3,6 +3,7 @@
 use weir_plan::{Rule, StepPart};
 
 use super::hit::{Hit, Moment};
+pub(crate) use crate::hits::NANOS_PER_MS;
 
 /// A rule's stages, without their predicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,4 +107,3 @@ impl Shape {
 }
 
 const NONE: usize = usize::MAX;
-pub(crate) const NANOS_PER_MS: i64 = 1_000_000;

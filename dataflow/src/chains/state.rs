@@ -110,7 +110,7 @@ impl Chains {
         self.evicted += changes.evicted;
         let rule =
             |(version, since): (u64, u64)| rules.now.iter().find(|rule| (rule.version, rule.since) == (version, since)).cloned();
-        Advanced { alerts: changes.alerts(tick), losses: changes.losses(tick), rows: changes.relations(tick, rule) }
+        Advanced { alerts: changes.alerts(tick), losses: changes.hot.losses(tick), rows: changes.relations(tick, rule) }
     }
 
     fn advance_key(&mut self, tick: u64, key: Key, arrived: Vec<Hit>, rule: &Arc<ChainRule>, changes: &mut Changes) {
@@ -147,7 +147,7 @@ impl Chains {
                 let Some(mut known) = self.keys.remove(&key) else { continue };
                 self.size.remove(&known);
                 let told = Told { rule, key: &key.1 };
-                changes.uncapped(&told, &mut known.capped);
+                changes.hot.uncapped(&rule.head.rule.name, &mut known.capped);
                 for chain in known.chains.values_mut().filter(|chain| chain.state != ChainState::Waiting) {
                     let was = ChainAlert::of(&told, chain);
                     changes.alert(was, -1);

@@ -58,6 +58,7 @@ use crate::alerts::{HostHits, InForce};
 use crate::chains::ChainHit;
 use crate::checkpoint::Keeper;
 use crate::connections::{AddressFact, HostTouches};
+use crate::correlations::CorrelationHit;
 use crate::delta::{DeltaBatch, Deltas};
 use crate::feed::Arrived;
 use crate::render::Ticks;
@@ -104,6 +105,8 @@ pub struct SourceStreams<'s> {
     pub hits: Stream<'s, u64, Vec<HostHits>>,
     /// Events that stages of sequence rules ask for.
     pub(crate) chain_hits: Stream<'s, u64, Vec<ChainHit>>,
+    /// Hits that correlations count.
+    pub(crate) counted: Stream<'s, u64, Vec<CorrelationHit>>,
 }
 
 /// What a worker's readers look into between steps.
@@ -167,10 +170,11 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
     let (news, news_stream) = builder.new_output::<Vec<HostNews>>();
     let (hits, hits_stream) = builder.new_output::<Vec<HostHits>>();
     let (chain_hits, chain_hits_stream) = builder.new_output::<Vec<ChainHit>>();
+    let (counted, counted_stream) = builder.new_output::<Vec<CorrelationHit>>();
     let mut deltas = [events, samples, agents, losses].map(OutputBuilder::from);
     let (mut touches, mut addresses, mut news, mut hits) =
         (OutputBuilder::from(touches), OutputBuilder::from(addresses), OutputBuilder::from(news), OutputBuilder::from(hits));
-    let mut chain_hits = OutputBuilder::from(chain_hits);
+    let (mut chain_hits, mut counted) = (OutputBuilder::from(chain_hits), OutputBuilder::from(counted));
     builder.build(move |capabilities| {
         let delayed = |moment: u64| std::array::from_fn(|port| capabilities[port].delayed(&moment));
         let mut rights: Rights = owned.borrow().ahead.keys().map(|moment| (*moment, delayed(*moment))).collect();
@@ -185,7 +189,8 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
             let [events, samples, agents, losses] = &mut deltas;
             let mut outs = [events.activate(), samples.activate(), agents.activate(), losses.activate()];
             let (mut touches, mut addresses) = (touches.activate(), addresses.activate());
-            let (mut news, mut hits, mut chain_hits) = (news.activate(), hits.activate(), chain_hits.activate());
+            let (mut news, mut hits) = (news.activate(), hits.activate());
+            let (mut chain_hits, mut counted) = (chain_hits.activate(), counted.activate());
             let Owned { owner, ahead: calendar } = &mut *owned.borrow_mut();
             loop {
                 while let Some(entry) = rights.first_entry().filter(|entry| !frontiers[0].less_equal(entry.key())) {
@@ -196,7 +201,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
                 let Some((tick, caps, (frames, waited))) = open.next(|tick| frontiers[0].less_equal(tick)) else { break };
                 let outcome = owner.advance(tick, frames, waited, &mut state.tails.borrow_mut());
                 let Outcome { events, samples, agents, losses, touches: touched, addresses: told, news: heard, .. } = outcome;
-                let Outcome { hits: hit, chain_hits: chain_hit, ahead, .. } = outcome;
+                let Outcome { hits: hit, chain_hits: chain_hit, counted: count, ahead, .. } = outcome;
                 let batches = [events, samples, agents.into_iter().collect(), losses.into_iter().collect()];
                 for ((out, batches), cap) in outs.iter_mut().zip(batches).zip(&caps) {
                     out.session(cap).give_iterator(batches.into_iter());
@@ -206,6 +211,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
                 news.session(&caps[6]).give_iterator(heard.into_iter());
                 hits.session(&caps[7]).give_iterator(hit.into_iter());
                 chain_hits.session(&caps[8]).give_iterator(chain_hit.into_iter());
+                counted.session(&caps[9]).give_iterator(count.into_iter());
                 for (moment, ahead) in ahead {
                     let delayed = || std::array::from_fn(|port| caps[port].delayed(&moment));
                     rights.entry(moment).or_insert_with(delayed);
@@ -225,6 +231,7 @@ fn own<'s>(shipped: Stream<'s, u64, Vec<Shipped>>, options: SourceOptions, state
         addresses: addresses_stream,
         hits: hits_stream,
         chain_hits: chain_hits_stream,
+        counted: counted_stream,
     }
 }
 
@@ -253,4 +260,4 @@ fn key_limits(settings: &ViewSettings) -> KeyLimits {
 }
 
 /// Outputs of the owner's operator.
-const OUTPUTS: usize = 9;
+const OUTPUTS: usize = 10;

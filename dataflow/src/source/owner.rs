@@ -25,6 +25,7 @@ use super::touches::{address_facts, place_of, rows, short, touches};
 use crate::alerts::{Admitted, Compiled, HostHits, InForce, Spotter};
 use crate::chains::{ChainHit, ChainRule, spot};
 use crate::connections::{AddressFact, HostTouches, Place};
+use crate::correlations::CorrelationHit;
 use crate::delta::DeltaBatch;
 
 /// A frame on its way to the worker that owns its agent.
@@ -110,6 +111,7 @@ pub(crate) struct Outcome {
     pub(crate) losses: Option<DeltaBatch>,
     pub(crate) hits: Vec<HostHits>,
     pub(crate) chain_hits: Vec<ChainHit>,
+    pub(crate) counted: Vec<CorrelationHit>,
     /// What waits, by the moment at which it enters.
     pub(crate) ahead: Vec<(u64, Ahead)>,
 }
@@ -316,6 +318,7 @@ impl Owner {
         let admitted = Admitted { identity, place, batch, picks: &picks, lost };
         outcome.hits.extend(self.spotter.spot(self.rules.as_deref(), admitted));
         self.counts.hits += std::mem::take(&mut self.spotter.hits);
+        outcome.counted.append(&mut self.spotter.counted);
         if !is_sample && !self.chains.is_empty() {
             let hits = spot(&self.chains, admitted, stamp);
             self.counts.hits += hits.len() as u64;

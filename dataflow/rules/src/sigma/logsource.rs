@@ -13,7 +13,7 @@ use crate::fields::Field;
 
 /// What a rule says of where its events come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Logsource {
+pub(crate) struct Logsource {
     pub(super) product: Option<String>,
     pub(super) category: Option<String>,
     pub(super) service: Option<String>,

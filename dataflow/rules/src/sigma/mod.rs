@@ -1,11 +1,13 @@
 //! Sigma rules: YAML to nodes of the same graph that Falco's rules share.
 //!
-//! Follows specification 2.1.0 (rules, modifiers). Correlations, filters and collections (`action: global`) are refused by
-//! name. A value of `null` wants the field to be absent; of a field that nothing supplies nobody knows that, so there it is
+//! Follows specification 2.1.0 (rules, modifiers); correlations are read in `correlation.rs`. Filters and collections
+//! (`action: global`) are refused by name. A value of `null` wants the field to be absent; of a field that nothing supplies nobody knows that, so there it is
 //! false. `re` and `|re|i` are Rust's regular expressions, tried anywhere in the text: a superset of what Sigma allows.
 //! A keyword is looked for in all texts of an event: command line, paths, executables, names, addresses, detail.
 
 mod condition;
+mod correlation;
+mod head;
 mod logsource;
 mod pipeline;
 #[cfg(test)]
@@ -17,7 +19,10 @@ use std::collections::BTreeSet;
 use weir_schema::Kind;
 
 use self::condition::{Condition, Quantity};
-use self::logsource::{Failed, Logsource, Source};
+pub(crate) use self::correlation::{Written, read as read_correlation};
+pub(crate) use self::head::Head;
+pub(crate) use self::logsource::Logsource;
+use self::logsource::{Failed, Source};
 pub use self::pipeline::Pipeline;
 use self::value::{FieldKey, Item, Want};
 use crate::ast::Op;
@@ -28,22 +33,13 @@ use crate::graph::{Graph, NodeId};
 use crate::names::calls;
 use crate::own::AUDIT_TYPES;
 use crate::pattern::{Like, Pattern};
-use crate::set::Priority;
 use crate::yaml::{Node, Yaml};
 
 /// A rule as its file has it.
 #[derive(Debug)]
 pub(crate) struct SigmaRule<'a> {
-    pub(crate) title: String,
-    pub(crate) place: Place,
-    pub(crate) id: Option<String>,
-    pub(crate) desc: String,
-    pub(crate) priority: Priority,
-    pub(crate) tags: Vec<String>,
-    pub(crate) false_positives: Vec<String>,
-    /// `status: unsupported` says that it cannot be used as it is.
-    pub(crate) enabled: bool,
-    logsource: Logsource,
+    pub(crate) head: Head,
+    pub(crate) logsource: Logsource,
     detection: &'a [(Node, Node)],
 }
 
@@ -63,76 +59,39 @@ pub(crate) fn is_sigma(document: &Node) -> bool {
     pairs.iter().any(|(key, _)| key.scalar().is_some_and(|key| signs.contains(&key)))
 }
 
-/// Reads a document.
-pub(crate) fn read<'a>(file: &Place, document: &'a Node) -> Result<SigmaRule<'a>, Error> {
-    let title = find(document, "title").and_then(Node::scalar).unwrap_or("").trim();
-    rule(file, document, title).map_err(|error| error.about("rule", title))
+/// Whether a document of Sigma's is a correlation.
+pub(crate) fn is_correlation(document: &Node) -> bool {
+    find(document, "correlation").is_some()
 }
 
-fn rule<'a>(file: &Place, document: &'a Node, title: &str) -> Result<SigmaRule<'a>, Error> {
+/// Reads a document that is a rule.
+pub(crate) fn read<'a>(file: &Place, document: &'a Node) -> Result<SigmaRule<'a>, Error> {
+    rule(file, document).map_err(|error| error.about("rule", head::title(document)))
+}
+
+fn rule<'a>(file: &Place, document: &'a Node) -> Result<SigmaRule<'a>, Error> {
     let place = Place { line: document.line, ..file.clone() };
     let unbuilt = [
-        ("correlation", "correlations are not built yet"),
-        ("filter", "filters are not built yet"),
-        ("action", "rule collections with action: are not part of Sigma 2"),
+        ("filter", "filters are not built yet", "leave the document out; the rules it names load by themselves"),
+        ("action", "rule collections with action: are not part of Sigma 2", "write each rule out"),
     ];
-    if let Some((key, what)) = unbuilt.iter().find(|(key, _)| find(document, key).is_some()) {
-        let cure = if *key == "action" {
-            "write each rule out"
-        } else {
-            "leave the document out; the rules it names load by themselves"
-        };
-        return Err(Error::new(Why::Unsupported, &place, *what, cure));
+    if let Some((_, what, cure)) = unbuilt.iter().find(|(key, ..)| find(document, key).is_some()) {
+        return Err(Error::new(Why::Unsupported, &place, *what, *cure));
     }
     let at = |node: &Node| Place { line: node.line, ..file.clone() };
-    let text = |key: &str| -> Result<Option<String>, Error> {
-        match find(document, key).map(|node| (node, &node.value)) {
-            None | Some((_, Yaml::Null)) => Ok(None),
-            Some((_, Yaml::Scalar(text))) => Ok(Some(text.trim().to_owned())),
-            Some((node, _)) => Err(Error::new(Why::Shape, &at(node), format!("{key} is no text"), "write a text")),
-        }
-    };
-    let texts = |key: &str| -> Result<Vec<String>, Error> {
-        let Some(node) = find(document, key) else { return Ok(Vec::new()) };
-        let one = std::slice::from_ref(node);
-        let nodes = match &node.value {
-            Yaml::Seq(nodes) => nodes.as_slice(),
-            Yaml::Null => &[],
-            _ => one,
-        };
-        let all: Option<Vec<String>> = nodes.iter().map(|node| node.scalar().map(str::to_owned)).collect();
-        all.ok_or_else(|| Error::new(Why::Shape, &at(node), format!("{key} holds no text"), "write a list of texts"))
-    };
     let missing = |key: &str| Error::new(Why::Shape, &place, format!("the rule has no {key}"), format!("write {key}:"));
-    if title.is_empty() {
-        return Err(missing("title"));
-    }
-    let level = text("level")?;
-    let priority = match level.as_deref() {
-        None => Priority::Warning,
-        Some(level) => priority(level).ok_or_else(|| {
-            let what = format!("the level {} is unknown", shown(level));
-            let line = find(document, "level").map_or_else(|| place.clone(), at);
-            Error::new(Why::Shape, &line, what, "write informational, low, medium, high or critical")
-        })?,
-    };
+    let head = Head::read(file, document)?;
     let logsource = logsource(file, find(document, "logsource").ok_or_else(|| missing("logsource"))?)?;
     let detection = find(document, "detection").ok_or_else(|| missing("detection"))?;
     let Yaml::Map(selections) = &detection.value else {
         return Err(Error::new(Why::Shape, &at(detection), "detection is no mapping", "write selections and a condition"));
     };
-    Ok(SigmaRule {
-        title: title.to_owned(),
-        place: place.clone(),
-        id: text("id")?,
-        desc: text("description")?.unwrap_or_default(),
-        priority,
-        tags: texts("tags")?,
-        false_positives: texts("falsepositives")?,
-        enabled: text("status")?.as_deref() != Some("unsupported"),
-        logsource,
-        detection: selections,
-    })
+    Ok(SigmaRule { head, logsource, detection: selections })
+}
+
+/// The field that a name means in the events of a log source.
+pub(crate) fn field_of(logsource: &Logsource, pipeline: &Pipeline, name: &str) -> Of {
+    Source::find(logsource, pipeline).field(name, false)
 }
 
 fn find<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
@@ -150,31 +109,19 @@ fn logsource(file: &Place, node: &Node) -> Result<Logsource, Error> {
     if source == Logsource::default() { Err(wrong()) } else { Ok(source) }
 }
 
-/// Falco's word for a level of Sigma's: both order alerts together.
-fn priority(level: &str) -> Option<Priority> {
-    Some(match level {
-        "critical" => Priority::Critical,
-        "high" => Priority::Error,
-        "medium" => Priority::Warning,
-        "low" => Priority::Notice,
-        "informational" => Priority::Informational,
-        _ => return None,
-    })
-}
-
 impl SigmaRule<'_> {
     /// Puts the rule's condition into the graph.
     pub(crate) fn compile(&self, graph: &mut Graph, pipeline: &Pipeline) -> Result<Compiled, Error> {
         let source = Source::find(&self.logsource, pipeline);
         let mut compiler = Compiler { rule: self, source, pipeline, graph, lacks: BTreeSet::new() };
-        let node = compiler.whole().map_err(|error| error.about("rule", &self.title))?;
+        let node = compiler.whole().map_err(|error| error.about("rule", &self.head.title))?;
         let lacks = compiler.lacks.into_iter().collect();
         Ok(Compiled { node, lacks, output: self.output() })
     }
 
     /// What an alert says: the title and what an analyst looks at first.
     fn output(&self) -> String {
-        let title = self.title.replace('%', "%%");
+        let title = self.head.title.replace('%', "%%");
         let about = match self.logsource.category.as_deref() {
             Some(category) if category.starts_with("file") => "file=%fs.path.name to=%fs.path.target ",
             Some("network_connection") => "connection=%fd.name ",
@@ -198,11 +145,11 @@ struct Compiler<'a, 'g> {
 
 impl Compiler<'_, '_> {
     fn place(&self, node: &Node) -> Place {
-        Place { line: node.line, ..self.rule.place.clone() }
+        Place { line: node.line, ..self.rule.head.place.clone() }
     }
 
     fn whole(&mut self) -> Result<NodeId, Error> {
-        let place = self.rule.place.clone();
+        let place = self.rule.head.place.clone();
         let fault = |fault: Fault| fault.at(&place);
         let mut parts = self.guard().map_err(fault)?;
         let written = self.rule.detection.iter().find(|(key, _)| key.scalar() == Some("condition")).map(|(_, value)| value);

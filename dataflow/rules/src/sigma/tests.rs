@@ -272,7 +272,7 @@ fn what_is_wrong_is_refused_with_line_and_cure() {
         (&rule("s: {}\ncondition: s"), Why::Shape, 5, "empty"),
         (&rule("s: {comm: a}"), Why::Shape, 1, "no condition"),
         (&rule("s: {comm: a}\ncondition: s | count() > 3"), Why::Unsupported, 6, "aggregation"),
-        ("title: c\ncorrelation: {type: event_count}\n", Why::Unsupported, 1, "correlations are not built yet"),
+        ("title: c\nfilter: {rules: [x]}\n", Why::Unsupported, 1, "filters are not built yet"),
         ("title: c\naction: global\n", Why::Unsupported, 1, "collections"),
         (&format!("{}level: huge\n", rule("s: {comm: a}\ncondition: s")), Why::Shape, 7, "level"),
     ];
