@@ -2,6 +2,7 @@
 //!
 //! frames → source → connections → plans → outputs. One probe behind all outputs says which ticks every worker has done.
 
+mod counters;
 mod created;
 
 use std::cell::RefCell;
@@ -421,49 +422,7 @@ impl Shelf for Books {
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
-        let Some(source) = &self.source else { return vec![] };
-        let counts = *source.counts.borrow();
-        let made = self.made.values().map(|made| &made.counters);
-        let views = self.counters.iter().map(|(_, counters)| counters).chain(made).chain([&self.chain_counters]);
-        let [chain_keys, chain_events, chains, chains_evicted] = self.chains.get();
-        let levels = self.correlations.iter().map(std::cell::Cell::get);
-        let correlated = |place: usize| levels.clone().map(|counts| counts[place]).sum::<u64>();
-        let sum = |count: fn(&Counters) -> u64| views.clone().map(|counters| count(counters)).sum::<u64>();
-        [
-            ("frames_total", counts.frames),
-            ("events_total", counts.events),
-            ("late_events_total", counts.late),
-            ("duplicate_events_total", counts.duplicates),
-            ("conflicting_events_total", counts.conflicts),
-            ("undecodable_frames_total", counts.undecodable),
-            ("skipped_events_total", counts.skipped),
-            ("refused_ahead_events_total", counts.ahead_refused),
-            ("lost_events_total", counts.lost),
-            ("unknown_losses_total", counts.losses_unknown),
-            ("folded_events_total", counts.folded),
-            ("connection_ends", self.connections.ends.get()),
-            ("evicted_connection_ends_total", self.connections.ends_evicted.get()),
-            ("connection_groups", self.connections.groups.get()),
-            ("rule_hits_total", counts.hits),
-            ("alerts", self.alerts.alerts.get()),
-            ("evicted_alerts_total", self.alerts.evicted.get()),
-            ("alert_hits", self.alerts.hits.get()),
-            ("fixed_alert_hits_total", self.alerts.fixed.get()),
-            ("chain_keys", chain_keys),
-            ("chain_events", chain_events),
-            ("chains", chains),
-            ("evicted_chains_total", chains_evicted),
-            ("correlation_groups", correlated(0)),
-            ("correlation_hits", correlated(1)),
-            ("correlation_matches", correlated(2)),
-            ("evicted_correlations_total", correlated(3)),
-            ("bad_rows", sum(|counters| counters.bad_rows().max(0).unsigned_abs())),
-            ("forgotten_rows_total", sum(Counters::forgotten)),
-            ("unmatched_withdrawals_total", sum(Counters::unmatched)),
-            ("overflowed_sums_total", sum(Counters::overflows)),
-        ]
-        .map(|(name, count)| (name.to_owned(), count))
-        .to_vec()
+        counters::of(self)
     }
 }
 

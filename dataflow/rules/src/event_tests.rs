@@ -6,7 +6,8 @@ use weir_schema::{Container, Event, Fields, Kind, Process};
 
 use crate::event::EventFields;
 use crate::fields::{FIELDS, Field, Supply, Takes};
-use crate::set::{Matcher, Matching, RuleSet};
+use crate::matcher::Matcher;
+use crate::set::{Matching, RuleSet};
 use crate::value::FieldSource;
 
 fn process() -> Process {

@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ast::{Check, Expr, Op, Operand};
 use crate::error::{Fault, Why, shown};
 use crate::graph::NodeId;
+use crate::matcher::Matcher;
 use crate::parse;
 use crate::resolve::Resolver;
-use crate::set::{Matcher, Rule};
+use crate::set::Rule;
 use crate::value::FieldSource;
 
 /// One row.

@@ -8,9 +8,10 @@ use crate::ast::{Expr, Op, Operand};
 use crate::check::{Check, Key, Right};
 use crate::error::Why;
 use crate::fields::{Field, Many, Ty};
+use crate::matcher::Matcher;
 use crate::parse;
 use crate::resolve::of_term;
-use crate::set::{Matcher, Matching, RuleSet};
+use crate::set::{Matching, RuleSet};
 use crate::value::{FieldSource, Value};
 
 /// An event as names and texts; the field's type says how a text is read, a `|` parts several values.

@@ -9,7 +9,8 @@ use super::window::{Datum, Moment, Seen};
 use super::{Around, Comparison, Condition, CorrelationHit, Correlator, Measure, Shape};
 use crate::error::Why;
 use crate::event::EventFields;
-use crate::set::{Matcher, Matching, Priority, RuleSet, Selection};
+use crate::matcher::Matcher;
+use crate::set::{Matching, Priority, RuleSet, Selection};
 
 const RULES: &str = "
 title: Refused

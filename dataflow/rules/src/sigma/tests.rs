@@ -7,7 +7,8 @@ use weir_schema::{Event, Fields, Kind, Process, parse_line};
 
 use crate::error::Why;
 use crate::event::EventFields;
-use crate::set::{Matcher, Matching, Rule, RuleSet};
+use crate::matcher::Matcher;
+use crate::set::{Matching, Rule, RuleSet};
 use crate::sigma::Pipeline;
 
 const PIPELINE: &str = "placeholders:\n  Admins: [root, 'adm*']\n  Hosts: web\n";
