@@ -81,6 +81,7 @@ impl From<DataFusionError> for SqlError {
             DataFusionError::ArrowError(arrow, _) => Self::new(arrow_code(&arrow), arrow.to_string()),
             DataFusionError::Plan(what) if what.contains("Invalid function") => Self::new(UNKNOWN_FUNCTION, what),
             DataFusionError::Plan(what) => Self::new(SYNTAX, what),
+            DataFusionError::Execution(what) if what.starts_with("invalid input syntax") => Self::new(BAD_TEXT, what),
             DataFusionError::Execution(what) => Self::new(DATA, what),
             DataFusionError::External(inner) => match inner.downcast::<Self>() {
                 Ok(ours) => *ours,
