@@ -11,14 +11,11 @@ use weir_config::{AlertLimits, Route, Severity};
 use crate::alert::{Alert, State};
 use crate::entry::{Counts, Dead, Entry, Fate, Send, SinkCounts};
 use crate::ledger::Change;
+use crate::retry::{Jitter, pause};
 use crate::sink::Outcome;
 
 /// What waits, and for how long.
 pub type Limits = AlertLimits;
-
-/// A fraction by which the next retry is earlier, in 1/1024: 0 to 511.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Jitter(pub u16);
 
 /// The outbox of all sinks. See the module.
 #[derive(Debug)]
@@ -33,6 +30,8 @@ pub struct Outbox {
     /// What has an alert in it, the least important first.
     ranks: BTreeSet<(Rank, Place)>,
     in_flight: HashMap<Place, u64>,
+    /// Failures of a sink since it last took something, those aside for which it named the wait itself.
+    failures: HashMap<String, u32>,
     bytes: usize,
     tick: u64,
     changed: BTreeSet<Place>,
@@ -56,6 +55,7 @@ impl Outbox {
             queue: BTreeSet::new(),
             ranks: BTreeSet::new(),
             in_flight: HashMap::new(),
+            failures: HashMap::new(),
             bytes: 0,
             tick,
             changed: BTreeSet::new(),
@@ -148,6 +148,7 @@ impl Outbox {
         let place = (send.sink.clone(), send.key.clone());
         self.in_flight.remove(&place)?;
         let delivered = outcome == Outcome::Delivered;
+        self.heard(now_ms, &send.sink, &outcome);
         let (revision, limits) = (send.alert.revision, self.limits.clone());
         self.change(&place, |entry| match outcome {
             Outcome::Delivered => {
@@ -182,6 +183,27 @@ impl Outbox {
         } else {
             Fate::Retried
         })
+    }
+
+    /// A sink that takes something after it failed for a while is back: what waits because it failed is due at once, however long it would wait.
+    fn heard(&mut self, now_ms: u64, sink: &str, outcome: &Outcome) {
+        let failures = self.failures.entry(sink.to_owned()).or_default();
+        match outcome {
+            Outcome::Retry { after_ms: None, .. } => *failures = failures.saturating_add(1),
+            Outcome::Delivered if std::mem::take(failures) >= AWAY_FAILURES => {
+                let range =
+                    (sink.to_owned(), now_ms.saturating_add(1), String::new())..=(sink.to_owned(), u64::MAX, LAST_KEY.to_owned());
+                let waiting: Vec<Place> = self.queue.range(range).map(|(sink, _, key)| (sink.clone(), key.clone())).collect();
+                for place in waiting {
+                    self.change(&place, |entry| {
+                        if entry.attempts > 0 {
+                            entry.next_ms = now_ms;
+                        }
+                    });
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Sends the dead letters of a sink again, or of all; how many there are.
@@ -459,18 +481,11 @@ fn rank(alert: &Alert) -> Rank {
     (alert.severity, alert.last_seen)
 }
 
-/// Doubled with each attempt, made earlier by up to a half so that many do not come at once, and never before the sink asks.
-fn pause(limits: &Limits, attempts: u32, after_ms: Option<u64>, jitter: Jitter) -> u64 {
-    let doubled = limits.retry_ms_min.saturating_mul(1 << attempts.saturating_sub(1).min(32)).min(limits.retry_ms_max);
-    let earlier = doubled.saturating_mul(u64::from(jitter.0.min(511))) / 1_024;
-    (doubled - earlier).max(after_ms.unwrap_or(0).min(AFTER_MS_MAX))
-}
-
 /// Behind every id, which are hexadecimal or the like.
 const LAST_KEY: &str = "\u{10ffff}";
 /// What is delivered and shown no more is remembered for so long, in case it comes back: a mesh that is formed anew may be behind.
 const GONE_MS: u64 = 3_600_000;
 /// Marks of what was dropped; with more, some are counted twice.
 const REFUSED_MAX: usize = 1 << 20;
-/// A sink may ask for so long a pause.
-const AFTER_MS_MAX: u64 = 3_600_000;
+/// A sink that failed so often in a row was away.
+const AWAY_FAILURES: u32 = 3;

@@ -18,7 +18,8 @@ use crate::entry::{Entry, Fate, Send};
 use crate::error::Error;
 use crate::ledger::{Change, Ledger, Objects};
 use crate::metrics;
-use crate::outbox::{Jitter, Outbox};
+use crate::outbox::Outbox;
+use crate::retry::Jitter;
 use crate::sink::{Outcome, Sinks};
 use crate::status::Status;
 

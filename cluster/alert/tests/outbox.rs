@@ -417,6 +417,36 @@ fn back_off_doubles_and_ends_in_a_dead_letter_that_can_be_sent_again() {
     assert_eq!(outbox.next_ms(), Some(now_ms + 30_000), "a sink is not asked before it wants to be");
 }
 
+/// After a long outage nothing waits for as long again.
+#[test]
+fn what_waits_for_a_sink_is_due_when_the_sink_takes_something() {
+    let mut outbox = Outbox::new(limits(), routes(), 0, BTreeMap::new());
+    let away = || Outcome::Retry { why: "down".to_owned(), after_ms: None };
+    outbox.observe(0, 1, &[alert(0, 0, 1), alert(1, 1, 1)]);
+    let mut now_ms = 0;
+    while now_ms < 20_000 {
+        for send in outbox.due(now_ms) {
+            outbox.answered(now_ms, &send, away(), Jitter(0));
+        }
+        now_ms = outbox.next_ms().unwrap();
+    }
+    for send in outbox.due(now_ms) {
+        outbox.answered(now_ms, &send, away(), Jitter(0));
+    }
+    let at_ms = now_ms + 1;
+    assert!(outbox.due(at_ms).is_empty(), "both wait");
+    outbox.observe(at_ms, 2, &[alert(0, 0, 1), alert(1, 1, 1), alert(2, 2, 1)]);
+    let sends = outbox.due(at_ms);
+    assert_eq!(sends.len(), 1, "the new one is tried at once");
+    outbox.answered(at_ms, &sends[0], Outcome::Delivered, Jitter(0));
+    let sends = outbox.due(at_ms);
+    assert_eq!(sends.len(), 2, "the sink is back");
+    // One failure is no outage, and a pause that the sink asks for is kept.
+    outbox.answered(at_ms, &sends[0], Outcome::Retry { why: "busy".to_owned(), after_ms: Some(30_000) }, Jitter(0));
+    outbox.answered(at_ms, &sends[1], Outcome::Delivered, Jitter(0));
+    assert_eq!(outbox.next_ms(), Some(at_ms + 30_000));
+}
+
 #[test]
 fn a_merged_alert_is_taken_back() {
     let mut outbox = Outbox::new(limits(), routes(), 0, BTreeMap::new());
