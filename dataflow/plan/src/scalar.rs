@@ -48,6 +48,7 @@ pub fn resolve(expr: &Expr, schema: &Schema, construct: &str) -> Result<Scalar, 
     let failed = |source| Error::Expression { construct: place(), source: Box::new(source) };
     let schema = DFSchema::try_from(schema.clone()).map_err(failed)?;
     let coerced = expr.clone().rewrite(&mut TypeCoercionRewriter::new(&schema)).map_err(failed)?.data;
+    let coerced = coerced.transform_up(|expr| crate::meaning::meant(expr, &schema)).map_err(failed)?.data;
     let schema = Arc::new(schema);
     let coerced = without_sugar(coerced, &schema).map_err(failed)?;
     let found = coerced.get_type(&schema).map_err(failed)?;
