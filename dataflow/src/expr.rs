@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray, new_empty_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema, TimeUnit, TimestampNanosecondType};
 use arrow::record_batch::RecordBatch;
@@ -161,6 +161,9 @@ impl Exprs {
             return verdict(&columns);
         }
         let mut passes = self.good_rows(batch);
+        if !passes.contains(&true) {
+            return passes;
+        }
         let good = batch.filter(&BooleanArray::from(passes.clone())).compact();
         let columns = self.columns(&good.rows).expect("scalar expressions that hold for each row hold for all");
         let mut verdicts = verdict(&columns).into_iter();
@@ -170,6 +173,10 @@ impl Exprs {
 
     fn evaluate_good(&self, batch: &DeltaBatch) -> (DeltaBatch, Vec<ArrayRef>) {
         let good = batch.filter(&BooleanArray::from(self.good_rows(batch))).compact();
+        // What fails whatever the row, as 1/0 does, fails over no rows, too.
+        if good.is_empty() {
+            return (good, self.types().map(new_empty_array).collect());
+        }
         let columns = self.columns(&good.rows).expect("scalar expressions that hold for each row hold for all");
         (good, columns)
     }

@@ -5,13 +5,18 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::scalar::ScalarValue;
-use weir_plan::{InetPlanner, inet_functions};
+use weir_plan::{InetPlanner, Meaning, inet_functions, named_as_postgresql};
 
 /// The session, with all of them.
 pub(crate) fn added(builder: SessionStateBuilder) -> SessionStateBuilder {
     let mut builder = builder.with_type_planner(Arc::new(InetPlanner));
-    builder.scalar_functions().get_or_insert_default().extend(all().into_iter().chain(inet_functions()));
+    let (scalars, aggregates) = named_as_postgresql();
+    builder.scalar_functions().get_or_insert_default().extend(all().into_iter().chain(inet_functions()).chain(scalars));
+    builder.aggregate_functions().get_or_insert_default().extend(aggregates);
+    let meaning = ApplyFunctionRewrites::new(vec![Arc::new(Meaning)]);
+    builder.analyzer_rules().get_or_insert_default().push(Arc::new(meaning));
     // Before DataFusion's own, which know the operators of addresses for other types.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(InetPlanner));
     builder

@@ -1,9 +1,13 @@
 //! Scalar expressions: resolved against a schema, coerced to the types that their functions take, and checked to be a
 //! function of the row alone.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, Schema, TimeUnit};
-use datafusion_common::DFSchema;
-use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion_common::{DFSchema, DFSchemaRef};
+use datafusion_expr::expr::ScalarFunction;
+use datafusion_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion_expr::{Expr, ExprSchemable, Volatility};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 
@@ -44,10 +48,26 @@ pub fn resolve(expr: &Expr, schema: &Schema, construct: &str) -> Result<Scalar, 
     let failed = |source| Error::Expression { construct: place(), source: Box::new(source) };
     let schema = DFSchema::try_from(schema.clone()).map_err(failed)?;
     let coerced = expr.clone().rewrite(&mut TypeCoercionRewriter::new(&schema)).map_err(failed)?.data;
+    let coerced = coerced.transform_up(|expr| crate::meaning::meant(expr, &schema)).map_err(failed)?.data;
+    let schema = Arc::new(schema);
+    let coerced = without_sugar(coerced, &schema).map_err(failed)?;
     let found = coerced.get_type(&schema).map_err(failed)?;
     let data_type = normal_type(&found);
     let expr = if data_type == found { coerced } else { datafusion_expr::cast(coerced, data_type.clone()) };
     Ok(Scalar { expr, data_type })
+}
+
+/// The expression as its functions say that it is meant: `coalesce` and its like are another expression and cannot be evaluated themselves.
+fn without_sugar(expr: Expr, schema: &DFSchemaRef) -> datafusion_common::Result<Expr> {
+    let context = SimplifyContext::builder().with_schema(Arc::clone(schema)).build();
+    let meant = expr.transform_up(|node| {
+        let Expr::ScalarFunction(ScalarFunction { func, args }) = node else { return Ok(Transformed::no(node)) };
+        Ok(match func.simplify(args, &context)? {
+            ExprSimplifyResult::Simplified(meant) => Transformed::yes(meant),
+            ExprSimplifyResult::Original(args) => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
+        })
+    });
+    Ok(meant?.data)
 }
 
 /// Refuses what is not a function of one row: its result would change without the row changing.

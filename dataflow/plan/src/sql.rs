@@ -18,6 +18,7 @@ use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 
 use crate::inet::{InetPlanner, inet_functions};
 use crate::lower::lower;
+use crate::meaning::named_as_postgresql;
 use crate::window::{Windowed, is_window, relation_of};
 use crate::{Error, Plan, SchemaOf};
 
@@ -47,13 +48,15 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(crate) fn new(relations: &'a dyn SchemaOf) -> Self {
         let mut scalars = HashMap::new();
-        for function in datafusion_functions::all_default_functions().into_iter().chain(inet_functions()) {
+        let (named_scalars, named_aggregates) = named_as_postgresql();
+        let ours = inet_functions().into_iter().chain(named_scalars);
+        for function in datafusion_functions::all_default_functions().into_iter().chain(ours) {
             for name in function.aliases().iter().cloned().chain([function.name().to_owned()]) {
                 scalars.insert(name, Arc::clone(&function));
             }
         }
         let mut aggregates = HashMap::new();
-        for function in datafusion_functions_aggregate::all_default_aggregate_functions() {
+        for function in datafusion_functions_aggregate::all_default_aggregate_functions().into_iter().chain(named_aggregates) {
             for name in function.aliases().iter().cloned().chain([function.name().to_owned()]) {
                 aggregates.insert(name, Arc::clone(&function));
             }
