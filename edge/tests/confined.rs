@@ -208,7 +208,7 @@ fn beyond_its_share_of_the_processor_events_are_shed_and_counted() {
         eprintln!("SKIPPED: no eBPF here");
         return;
     }
-    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (stop, folder) = (over.clone(), dir.path().join("many"));
     fs::create_dir(&folder).unwrap();
     let load = std::thread::spawn(move || {
