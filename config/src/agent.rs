@@ -10,6 +10,7 @@ use crate::collector::{Collector, RawCollector};
 use crate::document::Document;
 use crate::error::Error;
 use crate::metadata::{MetadataConfig, RawMetadata};
+use crate::process::{ProcessConfig, RawProcess};
 use crate::section::numbers;
 use crate::tls::{ClientTls, Enrol, RawEnrol, RawTls};
 
@@ -44,6 +45,8 @@ pub struct AgentConfig {
     pub collector: Collector,
     /// Who is asked whose something is.
     pub metadata: MetadataConfig,
+    /// What the process may do and use.
+    pub process: ProcessConfig,
     /// When a batch is sent.
     pub batch: BatchLimits,
     /// Where batches lie that no node acknowledges.
@@ -162,6 +165,7 @@ pub(crate) struct RawAgent {
     data_dir: Option<PathBuf>,
     collector: RawCollector,
     metadata: RawMetadata,
+    process: RawProcess,
     batch: RawBatchLimits,
     spool: RawSpoolLimits,
     memory_bytes_max: Option<i64>,
@@ -212,6 +216,7 @@ impl RawAgent {
             data_dir,
             collector: self.collector.check(document)?,
             metadata: self.metadata.check(document)?,
+            process: self.process.check(document)?,
             batch: self.batch.check(document)?,
             spool: self.spool.check(document)?,
             memory_bytes_max: document.number("memory_bytes_max", self.memory_bytes_max, 32 << 20, 1 << 20..=4 << 30)?,

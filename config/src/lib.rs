@@ -26,6 +26,7 @@ mod error;
 mod log;
 mod metadata;
 mod node;
+mod process;
 mod rules;
 mod section;
 mod shipped;
@@ -49,6 +50,7 @@ pub use node::{
     Agents, ChangesLimits, CheckpointLimits, JournalLimits, Limits, Listen, Mesh, MeshLimits, NodeConfig, QueryLimits, TcpListen,
     Views,
 };
+pub use process::{ProcessConfig, SeccompMode};
 pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
 pub use sink::{KafkaTarget, MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};

@@ -58,6 +58,7 @@ fn examples_show_every_key() {
                 "collector.open",
                 "collector.calls",
                 "collector.udp",
+                "process",
                 "metadata",
                 "metadata.limits",
                 "metadata.kubernetes",

@@ -19,6 +19,7 @@ use weir_transport::{Client, ClientConfig, ensure_certificate};
 
 use crate::batch::Batcher;
 use crate::clock::Clock;
+use crate::confine::{self, Process};
 use crate::enrich::cgroup::Mounts;
 use crate::enrich::host::{addresses_json, boot_id, host_name};
 use crate::enrich::metadata::cloud::Instance;
@@ -29,14 +30,15 @@ use crate::enrich::process::Processes;
 use crate::enrich::runtime::Runtimes;
 use crate::enrich::{Enricher, Source};
 use crate::error::Error;
+use crate::guard::Guard;
 use crate::loss::{Losses, Reason};
 use crate::probe::RawEvent;
-use crate::probe::system::{addresses, boot_clock_ns, random_u64, wall_clock_ns};
+use crate::probe::system::{self, addresses, boot_clock_ns, random_u64, wall_clock_ns};
 use crate::record::{RecordTo, Recorded, Recorder};
 use crate::sample::{self, Sampler};
 use crate::ship::Shipper;
 use crate::spool::{Gap, Spool, Verdict};
-use crate::start::{Collecting, start_detail};
+use crate::start::{Collecting, rights, start_detail};
 
 /// What an agent did in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,6 +68,28 @@ pub async fn run_recording(
     record: Option<RecordTo>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
+    run_in(Process::Shared, config, record, shutdown).await
+}
+
+/// The same for a process that is nothing but the agent, on a runtime of one thread that has done nothing yet: it gives up the rights that it
+/// does not need, for good.
+pub async fn run_confined(
+    config: AgentConfig,
+    record: Option<RecordTo>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error> {
+    if config.process.drop_privileges {
+        confine::begin();
+    }
+    run_in(Process::Own, config, record, shutdown).await
+}
+
+async fn run_in(
+    process: Process,
+    config: AgentConfig,
+    record: Option<RecordTo>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Summary, Error> {
     let mut shutdown = std::pin::pin!(shutdown);
     if config.nodes.is_empty() && record.is_none() {
         return Err(Error::Idle);
@@ -77,7 +101,7 @@ pub async fn run_recording(
             enrolled = ensure_certificate(&client) => enrolled?,
         }
     }
-    let mut agent = Box::new(Agent::start(config, record.as_ref())?);
+    let mut agent = Box::new(Agent::start(process, config, record.as_ref())?);
     let mut samples = every(agent.config.sample_interval_ms);
     let mut seconds = every(SECOND_MS);
     let stopped = loop {
@@ -117,6 +141,7 @@ struct Agent {
     shipper: Option<Shipper>,
     recorder: Option<Recorder>,
     losses: Losses,
+    guard: Guard,
     addresses: BTreeSet<IpAddr>,
     detail: serde_json::Map<String, serde_json::Value>,
     host_place: Arc<Container>,
@@ -134,7 +159,7 @@ enum Work {
 }
 
 impl Agent {
-    fn start(config: AgentConfig, record: Option<&RecordTo>) -> Result<Self, Error> {
+    fn start(process: Process, config: AgentConfig, record: Option<&RecordTo>) -> Result<Self, Error> {
         let epoch = Epoch(random_u64().map_err(|source| Error::System { what: "draw a random number", source })?);
         let mut losses = Losses::default();
         let (shipper, why_not) = match config.nodes.is_empty() {
@@ -148,6 +173,7 @@ impl Agent {
         let proc = Proc::new(&config.collector.proc_root);
         let mounts = Mounts::read().below(&config.collector.cgroup_root);
         let mut collecting = Collecting::start(&config.collector, proc.clone(), mounts.clone());
+        let rights = rights(process, &config, &collecting, record);
 
         let now_ns = boot_clock_ns();
         let name = config.host.clone().unwrap_or_else(host_name);
@@ -178,6 +204,7 @@ impl Agent {
             metadata,
             news: Vec::new(),
             losses,
+            guard: Guard::new(config.process.clone()),
             addresses: addresses(),
             host_place,
             raw: collecting.state_at_start(),
@@ -188,6 +215,7 @@ impl Agent {
             collecting,
             config,
         };
+        agent.detail.extend(rights.map(|rights| ("rights".to_owned(), rights)));
         if let Some(why_not) = why_not {
             agent.detail.insert("spool".into(), format!("off: {why_not}").into());
         }
@@ -212,7 +240,10 @@ impl Agent {
             None => false,
         };
         for raw in self.raw.drain(..) {
-            self.enricher.enrich(&raw, &mut self.events);
+            match self.guard.sheds_raw(&raw) {
+                Some((lane, reason)) => self.losses.add(lane.as_str(), reason, 1),
+                None => self.enricher.enrich(&raw, &mut self.events),
+            }
         }
         self.batch_events(now)?;
         if let Some(shipper) = &mut self.shipper {
@@ -247,6 +278,10 @@ impl Agent {
 
     fn batch_events(&mut self, now: Instant) -> Result<(), Error> {
         for event in self.events.drain(..) {
+            if let Some(reason) = self.guard.sheds(event.kind) {
+                self.losses.add(event.kind.lane().as_str(), reason, 1);
+                continue;
+            }
             if let Some(recorder) = &self.recorder {
                 recorder.take(&event);
             }
@@ -284,6 +319,9 @@ impl Agent {
     fn each_second(&mut self) {
         let now_ns = boot_clock_ns();
         self.seconds += 1;
+        if self.guard.look(system::usage(), now_ns) {
+            tracing::warn!(usage = ?system::usage(), limits = ?self.config.process, "what is shed because of the agent's caps has changed");
+        }
         self.tell_losses(now_ns);
         self.tell_transport();
         if self.seconds.is_multiple_of(CLOCK_SECONDS) {

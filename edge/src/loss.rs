@@ -29,6 +29,10 @@ pub enum Reason {
     SpoolFull,
     /// The disk has lost a part of the spool.
     SpoolDamaged,
+    /// The agent held more memory than its cap.
+    MemoryCap,
+    /// The agent took more of the processors than its cap.
+    CpuCap,
     /// The agent was killed: what it had in memory only is gone.
     Killed,
 }
@@ -45,6 +49,8 @@ impl Reason {
             Self::Refused => "refused",
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
+            Self::MemoryCap => "memory_cap",
+            Self::CpuCap => "cpu_cap",
             Self::Killed => "killed",
         }
     }

@@ -80,7 +80,7 @@ fn run(asked: Asked) -> anyhow::Result<()> {
                 _ = terminate.recv() => {}
             }
         };
-        Box::pin(weir_edge::agent::run_recording(config, record, shutdown)).await?;
+        Box::pin(weir_edge::agent::run_confined(config, record, shutdown)).await?;
         Ok(())
     })
 }

@@ -1,18 +1,21 @@
-//! Which collector works here: the kernel's hooks, or polls of procfs; and what is said about it in `host_start`.
+//! Which collector works here: the kernel's hooks, or polls of procfs; and what `host_start` says about it and about
+//! the rights that are left.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::time::{Interval, MissedTickBehavior};
-use weir_config::{CallFilter, Collector, UdpFilter};
+use weir_config::{AgentConfig, CallFilter, Collector, UdpFilter};
 
 use crate::agent::RECORDS_PER_PASS_MAX;
+use crate::confine::{self, Process};
 use crate::enrich::cgroup::Mounts;
 use crate::enrich::host::kernel_release;
 use crate::enrich::proc::Proc;
 use crate::loss::{Losses, Reason};
 use crate::probe::procfs::{CANNOT_SEE, Poller};
 use crate::probe::{CallPolicy, Dropped, HookSet, OpenPolicy, Options, Probe, RawEvent, Report, UdpPolicy};
+use crate::record::RecordTo;
 
 /// The collector that works.
 pub(crate) enum Collecting {
@@ -173,6 +176,21 @@ pub(crate) fn start_detail(collecting: &Collecting) -> Map<String, Value> {
         Collecting::Ended => {}
     }
     detail
+}
+
+/// Gives up what is not needed any more, where that is ours to give up; says what is left.
+pub(crate) fn rights(
+    process: Process,
+    config: &AgentConfig,
+    collecting: &Collecting,
+    record: Option<&RecordTo>,
+) -> Option<Value> {
+    if process == Process::Shared || !config.process.drop_privileges {
+        return None;
+    }
+    let recording = record.and_then(|to| to.file.parent());
+    let folders: Vec<_> = [Some(config.data_dir.as_path()), recording].into_iter().flatten().collect();
+    Some(confine::settle(&config.process, collecting.is_kernel(), &folders))
 }
 
 /// Longest reason shipped for a hook: all of them fit into one `detail`.

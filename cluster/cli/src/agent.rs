@@ -37,6 +37,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         (_, file) => AgentConfig::load_for_recording(file.as_deref())?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(weir_edge::agent::run_recording(config, record, crate::asked_to_stop(until)))?;
+    runtime.block_on(weir_edge::agent::run_confined(config, record, crate::asked_to_stop(until)))?;
     Ok(())
 }

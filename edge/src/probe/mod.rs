@@ -20,5 +20,5 @@ mod tracefs;
 pub use cgroup_hooks::UdpPolicy;
 pub use decode::{DecodeError, decode};
 pub use load::{CallPolicy, HookSet, HookState, OpenPolicy, Options, Probe, Report, Unavailable};
-pub use raw::RawEvent;
+pub use raw::{RawEvent, What};
 pub use ring::{Dropped, Ring};

@@ -5,7 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::guard::Usage;
 
 /// Addresses of all interfaces that are up, loopback included, sorted and each once.
 pub fn addresses() -> BTreeSet<IpAddr> {
@@ -49,6 +52,50 @@ unsafe fn address(raw: *const libc::sockaddr) -> Option<IpAddr> {
         }
     }
 }
+
+/// No program that this thread or a later one executes can gain rights.
+pub fn no_new_privileges() -> std::io::Result<()> {
+    // SAFETY: prctl with PR_SET_NO_NEW_PRIVS takes four numbers and touches no memory.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Whether this folder, or the nearest above it that is there, belongs to the user of this process.
+pub fn is_own(folder: &Path) -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    // A path without a folder is in the working directory.
+    let from = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    from.ancestors().find_map(|folder| fs::metadata(folder).ok()).is_some_and(|meta| meta.uid() == user)
+}
+
+/// What this process uses. Memory that was freed is given back to the kernel first, when there is much of it.
+pub fn usage() -> Usage {
+    let resident = || {
+        // Pages: all, resident, of these shared with files.
+        let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: Vec<u64> = text.split(' ').filter_map(|number| number.trim().parse().ok()).collect();
+        let [_, resident, shared, ..] = pages.as_slice() else { return 0 };
+        // SAFETY: sysconf takes a number and touches no memory of ours.
+        let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+        resident.saturating_sub(*shared) * page
+    };
+    let mut resident_bytes = resident();
+    if resident_bytes > TRIM_BYTES {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: malloc_trim gives free memory of the allocator back and leaves what is in use where it is.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+        resident_bytes = resident();
+    }
+    Usage { resident_bytes, cpu_ns: clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) }
+}
+
+/// Memory beyond which the allocator is asked to give back what is free: below every cap that may be configured, above what a quiet host takes.
+const TRIM_BYTES: u64 = 28 << 20;
 
 /// The boot clock in nanoseconds: the clock of every kernel record.
 pub fn boot_clock_ns() -> u64 {

@@ -1,31 +1,8 @@
-//! The files of `deploy`: units are well formed, start what exists, and ask for exactly the capabilities that the README explains.
+//! The systemd units: well formed, they start what exists, and ask for exactly the capabilities that the README explains.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 
-fn deploy(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
-}
-
-fn read(file: &str) -> String {
-    std::fs::read_to_string(deploy(file)).expect("it ships")
-}
-
-/// Section and key to value; a key may stand once.
-fn unit(file: &str) -> BTreeMap<(String, String), String> {
-    let (mut keys, mut section) = (BTreeMap::new(), String::new());
-    for line in read(file).lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name.to_owned();
-            continue;
-        }
-        let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("{file}: {line}: no key=value"));
-        assert!(["Unit", "Service", "Install"].contains(&section.as_str()), "{file}: {line}: in section {section:?}");
-        let before = keys.insert((section.clone(), key.to_owned()), value.to_owned());
-        assert_eq!(before, None, "{file}: {key} stands twice");
-    }
-    keys
-}
+use super::{folder, read, service};
 
 #[test]
 fn units_start_our_binaries_with_the_config_where_it_is_looked_for() {
@@ -33,7 +10,7 @@ fn units_start_our_binaries_with_the_config_where_it_is_looked_for() {
         ("systemd/weir-agent.service", "/usr/bin/weir-agent --config /etc/weir/agent.toml", "weir-agent"),
         ("systemd/weir-node.service", "/usr/bin/weir node --config /etc/weir/node.toml", "weir"),
     ] {
-        let unit = unit(file);
+        let unit = super::unit(file);
         let service = |key: &str| unit.get(&("Service".to_owned(), key.to_owned())).map(String::as_str);
         assert_eq!(service("ExecStart"), Some(command));
         // The config's default data_dir is /var/lib/ and this.
@@ -45,8 +22,7 @@ fn units_start_our_binaries_with_the_config_where_it_is_looked_for() {
 
 #[test]
 fn every_capability_is_explained() {
-    let unit = unit("systemd/weir-agent.service");
-    let asked = &unit[&("Service".to_owned(), "CapabilityBoundingSet".to_owned())];
+    let asked = service("systemd/weir-agent.service", "CapabilityBoundingSet");
     let asked: BTreeSet<_> = asked.split(' ').map(str::to_owned).collect();
     let readme = read("README.md");
     let explained: BTreeSet<_> = readme
@@ -76,10 +52,4 @@ fn systemd_takes_the_units() {
             Err(error) => eprintln!("skipped: systemd-analyze: {error}"),
         }
     }
-}
-
-fn folder(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("weir-deploy-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("a temporary directory");
-    dir
 }
