@@ -79,7 +79,7 @@ pub struct RoleLimits {
     pub memory_bytes_max: Option<u64>,
     /// Milliseconds of one statement, from 10 to 3600000.
     pub statement_ms_max: Option<u64>,
-    /// Rows of one answer, and rows read from one relation for it, from 1 to 100000000.
+    /// Rows of one answer, from 1 to 100000000.
     pub rows_max: Option<u64>,
     /// Subscriptions at once on this node, from 0 to 10000.
     pub subscriptions_max: Option<u64>,
