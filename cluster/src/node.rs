@@ -94,6 +94,7 @@ pub async fn run(
         http: config.listen.http,
         socket,
         limits: config.query.clone(),
+        access: config.sql.clone(),
         record,
         views: Some(Arc::clone(&views)),
         sinks: Some(Arc::new(ClusterSinks::new(&config, chained_sinks.clone())?)),

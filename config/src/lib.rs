@@ -32,6 +32,7 @@ mod section;
 mod shipped;
 mod sink;
 mod sink_definition;
+mod sql;
 mod tls;
 
 use std::path::Path;
@@ -55,6 +56,7 @@ pub use rules::{RuleMatching, RulesConfig};
 pub use shipped::{CHAIN_FILES, RULE_FILES};
 pub use sink::{KafkaTarget, MailSecurity, MailTarget, Route, Secret, SinkConfig, SinkFormat, SyslogProtocol, Target};
 pub use sink_definition::{SinkDefinition, SinkRefusal, SinkValue};
+pub use sql::{Grants, RoleConfig, RoleLimits, SqlConfig, SqlTls, TlsMode};
 pub use tls::{ClientTls, Enrol, ServerTls};
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::log::{LogConfig, LogLevel, RawLog};
 use crate::rules::{RawRules, RulesConfig};
 use crate::section::numbers;
+use crate::sql::{RawSql, SqlConfig};
 use crate::tls::{RawTls, ServerTls};
 
 /// One node, valid. Made by [`NodeConfig::load`] only.
@@ -49,6 +50,8 @@ pub struct NodeConfig {
     pub journal: JournalLimits,
     /// What one query may use.
     pub query: QueryLimits,
+    /// Who may ask.
+    pub sql: SqlConfig,
     /// The record of all events.
     pub archive: ArchiveConfig,
     /// The rules that this node brings.
@@ -68,7 +71,7 @@ pub struct Listen {
     pub quic: SocketAddr,
     /// Agents from networks that let no UDP through, TCP. Default: the address of `quic`, where agents look for it; `"off"` for none.
     pub tcp: TcpListen,
-    /// PostgreSQL clients, TCP. Default `127.0.0.1:7432`: no password is asked from loopback.
+    /// PostgreSQL clients, TCP. Default `127.0.0.1:7432`: without `sql.roles` only loopback can be listened to, and no password is asked.
     pub sql: SocketAddr,
     /// Views as JSON, health, metrics, TCP. Default `127.0.0.1:7480`.
     pub http: SocketAddr,
@@ -275,6 +278,7 @@ pub(crate) struct RawNode {
     log: RawLog,
     journal: RawJournalLimits,
     query: RawQueryLimits,
+    sql: RawSql,
     archive: RawArchive,
     rules: RawRules,
     alerts: RawAlerts,
@@ -320,11 +324,13 @@ impl RawNode {
             LogLevel::Local => shared_dir.join("archive").display().to_string(),
             LogLevel::Object => format!("{}/archive", log.location.trim_end_matches('/')),
         };
+        let listen = self.listen.check(document, Listen::default())?;
         let config = NodeConfig {
             id: document.name("id", id)?,
             data_dir,
             shared_dir,
-            listen: self.listen.check(document, Listen::default())?,
+            sql: self.sql.check(document, listen.sql)?,
+            listen,
             tls: self.tls.server(document)?,
             agents: self.agents.check(document)?,
             mesh: self.mesh.check(document)?,

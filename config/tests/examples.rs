@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use weir_config::{AgentConfig, DemoConfig, Error, LogLevel, NodeConfig};
+use weir_config::{AgentConfig, DemoConfig, Error, Grants, LogLevel, NodeConfig, TlsMode};
 
 #[test]
 fn examples_parse_as_they_stand() {
@@ -37,6 +37,9 @@ fn values_shown_as_defaults_are_the_defaults() {
         std::mem::take(&mut shown.rules.paths),
         [Path::new("/etc/falco/falco_rules.yaml"), Path::new("/etc/falco/rules.d")]
     );
+    let (tls, roles) = (shown.sql.tls.take(), std::mem::take(&mut shown.sql.roles));
+    assert_eq!(tls.map(|tls| tls.mode), Some(TlsMode::default()));
+    assert_eq!((roles[0].grants, &*roles[0].regions), (Grants::default(), &["eu".to_owned()][..]));
     assert_eq!(shown, NodeConfig::parse(&file, &plain, []).unwrap());
 
     let mut shown = DemoConfig::parse(&example("demo"), &shown_values(&text("demo")), []).unwrap();
@@ -83,6 +86,9 @@ fn examples_show_every_key() {
                 "log",
                 "journal",
                 "query",
+                "sql",
+                "sql.tls",
+                "sql.roles[0]",
                 "archive",
                 "archive.limits",
                 "archive.retention[0]",
@@ -98,6 +104,7 @@ fn examples_show_every_key() {
             let header = match *section {
                 "" => String::new(),
                 "apps[0]" => "[[apps]]\n".to_owned(),
+                "sql.roles[0]" => "[[sql.roles]]\n".to_owned(),
                 "archive.retention[0]" => "[[archive.retention]]\n".to_owned(),
                 "alerts.sinks[0]" => "[[alerts.sinks]]\n".to_owned(),
                 section => format!("[{section}]\n"),

@@ -21,6 +21,7 @@ mod import;
 mod node;
 mod rules;
 mod sql;
+mod sql_role;
 mod token;
 mod when;
 
@@ -45,6 +46,8 @@ enum Command {
     Agent(agent::Arguments),
     /// Ask in SQL
     Sql(sql::Arguments),
+    /// Make what a node keeps of a role's password
+    SqlRole(sql_role::Arguments),
     /// Make a certificate authority, and certificates of agents and nodes
     Ca(ca::Arguments),
     /// Make tokens by which new agents get their certificates
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Node(arguments) => node::run(arguments),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Sql(arguments) => sql::run(arguments),
+        Command::SqlRole(arguments) => sql_role::run(arguments),
         Command::Ca(arguments) => ca::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Agents(arguments) => agents::run(arguments),

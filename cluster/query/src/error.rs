@@ -24,6 +24,24 @@ pub enum Error {
     /// Threads of the searches could not be started.
     #[error("could not start threads for searches: {0}")]
     Threads(std::io::Error),
+    /// A role's secret could not be read.
+    #[error("could not read secret_file = {} of role \"{role}\": {why}", path.display())]
+    Secret {
+        /// Whose.
+        role: String,
+        /// Where it should be.
+        path: std::path::PathBuf,
+        /// Why, without a word of what stands there.
+        why: String,
+    },
+    /// The certificate of the SQL port, or its key, could not be used.
+    #[error("could not use {} for TLS of the SQL port: {why}", path.display())]
+    Certificate {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why.
+        why: String,
+    },
     /// What is defined over the record could not be planned.
     #[error("could not plan the relations over the record: {0}")]
     Definitions(SqlError),
@@ -257,6 +275,14 @@ pub(crate) const ABORTED: &str = "25P02";
 pub(crate) const NO_TRANSACTION: &str = "25P01";
 /// Nothing may be changed.
 pub(crate) const READ_ONLY: &str = "25006";
+/// What a role may not do.
+pub(crate) const PRIVILEGE: &str = "42501";
+/// Who may not come in, whatever their password.
+pub(crate) const NOT_LET_IN: &str = "28000";
+/// A password that is wrong, or of nobody.
+pub(crate) const WRONG_PASSWORD: &str = "28P01";
+/// No such database.
+pub(crate) const UNKNOWN_DATABASE: &str = "3D000";
 /// No such savepoint.
 pub(crate) const NO_SAVEPOINT: &str = "3B001";
 /// No such cursor.

@@ -27,19 +27,22 @@ fn all() -> Vec<Arc<ScalarUDF>> {
         ("version", concat!("PostgreSQL 15.0 (Weir ", env!("CARGO_PKG_VERSION"), ")")),
         ("current_database", crate::tables::CATALOG),
         ("current_schema", crate::tables::SCHEMA),
-        ("current_user", USER),
-        ("session_user", USER),
     ];
-    let constants = constants.into_iter().map(|(name, value)| Arc::new(constant(name, value)));
+    let constants = constants.into_iter().map(|(name, value)| Arc::new(constant(name, value.to_owned())));
     constants.chain([crate::json::extract_path_text()]).collect()
 }
 
-fn constant(name: &str, value: &'static str) -> ScalarUDF {
-    let answer = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(value.into()))));
+/// Who asks.
+pub(crate) fn of_user(user: &str) -> impl Iterator<Item = Arc<ScalarUDF>> {
+    ["current_user", "session_user"].into_iter().map(move |name| Arc::new(constant(name, user.to_owned())))
+}
+
+fn constant(name: &str, value: String) -> ScalarUDF {
+    let answer = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(value.clone()))));
     create_udf(name, vec![], DataType::Utf8, Volatility::Immutable, Arc::new(answer))
 }
 
-/// The one user until roles exist.
+/// The one user of a server without roles.
 pub(crate) const USER: &str = "weir";
 /// As clients read it to know the dialect.
 pub(crate) const SERVER_VERSION: &str = concat!("15.0 (Weir ", env!("CARGO_PKG_VERSION"), ")");

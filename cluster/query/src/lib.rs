@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod as_of;
 mod catalog;
 mod causal;
@@ -41,12 +42,14 @@ mod views;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use weir_archive::Record;
-use weir_config::QueryLimits;
+use weir_config::{QueryLimits, SqlConfig};
 
+pub use access::Verifier;
 pub use error::{Error, SqlError};
 pub use http::MetricsRender;
 pub use live::{Frontier, Live, LiveError, Snapshot};
@@ -66,6 +69,8 @@ pub struct ServeOptions {
     pub socket: PathBuf,
     /// Limits of every query.
     pub limits: QueryLimits,
+    /// Who may ask.
+    pub access: SqlConfig,
     /// The record; none: `events` and `samples` are the workers' tails.
     pub record: Option<RecordOptions>,
     /// The views that people make; none: there are only those that ship.
@@ -112,6 +117,10 @@ impl Running {
 /// Starts both servers.
 pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Running, Error> {
     metrics::describe();
+    let access = Arc::new(access::Access::load(&options.access)?);
+    if !access.is_kept_from_listeners() && !options.sql.ip().is_loopback() {
+        tracing::warn!(address = %options.sql, "the SQL port has no TLS: passwords are safe, what is asked and answered is in the clear");
+    }
     let sql = listen("SQL", options.sql).await?;
     let http = listen("HTTP", options.http).await?;
     let address = |listener: &TcpListener, what, wanted| {
@@ -129,8 +138,8 @@ pub async fn serve(options: ServeOptions, metrics: MetricsRender) -> Result<Runn
     let health = health::Health::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(health.clone().watch(live.clone()));
-    tasks.spawn(pgwire::serve(sql, engine.clone(), options.limits.connections_max));
-    tasks.spawn(http::serve(http, engine, health, metrics));
+    tasks.spawn(pgwire::serve(sql, engine.clone(), Arc::clone(&access), Duration::from_millis(options.access.idle_ms_max)));
+    tasks.spawn(http::serve(http, (engine, access), health, metrics));
     Ok(Running { sql: sql_addr, http: http_addr, live, _tasks: tasks })
 }
 

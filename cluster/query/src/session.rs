@@ -21,6 +21,7 @@ use weir_config::QueryLimits;
 use weir_dataflow::handle::{self, At, Completeness, Failure};
 use weir_dataflow::{RelationInfo, relation, relations};
 
+use crate::access::{self, Role};
 use crate::dropped::{self, LOSSES_NAME};
 use crate::error::{self, SqlError};
 use crate::freshness::{self, FRESHNESS};
@@ -44,6 +45,8 @@ pub(crate) struct Engine {
     /// What is defined over the record.
     pub(crate) inventory: Option<Arc<Inventory>>,
     limits: QueryLimits,
+    /// Who asks.
+    pub(crate) role: Arc<Role>,
     pub(crate) state: Arc<SessionState>,
     /// What people made.
     pub(crate) views: ViewsOf,
@@ -139,7 +142,8 @@ impl Engine {
         builder = functions::added(builder);
         let subscriptions = Subscriptions::start(node, live.clone(), limits.subscriptions_max, views.clone());
         let (state, views, sinks) = (Arc::new(builder.build()), ViewsOf::new(views), SinksOf(sinks));
-        let mut engine = Self { live, past, inventory: None, limits, state, views, sinks, subscriptions };
+        let role = Arc::new(Role::nobody());
+        let mut engine = Self { live, past, inventory: None, limits, role, state, views, sinks, subscriptions };
         if engine.past.is_some() {
             let (state, _) = engine.state(&Made::default())?;
             engine.inventory = Some(Arc::new(Inventory::plan(&state).await?));
@@ -149,6 +153,14 @@ impl Engine {
         causal::functions(engine.inventory.is_some()).for_each(|(name, function)| state.register_udtf(name, function));
         engine.state = Arc::new(state);
         Ok(engine)
+    }
+
+    /// The same engine, asked by somebody.
+    pub(crate) fn asked_by(&self, role: &Arc<Role>) -> Self {
+        let mut limits = self.limits.clone();
+        limits.time_ms_max = limits.time_ms_max.min(role.limits.statement_ms_max.unwrap_or(u64::MAX));
+        limits.memory_bytes_max = limits.memory_bytes_max.min(role.limits.memory_bytes_max.unwrap_or(u64::MAX));
+        Self { role: Arc::clone(role), limits, ..self.clone() }
     }
 
     pub(crate) fn limits(&self) -> &QueryLimits {
@@ -204,10 +216,13 @@ impl Engine {
     pub(crate) async fn run(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
         let limit = Duration::from_millis(self.limits.time_ms_max);
         let work = self.run_unlimited(planned, parameters);
-        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-            let message = format!("the query took longer than {} ms", self.limits.time_ms_max);
-            Err(SqlError::new(error::TIMED_OUT, message).with_hint("ask for less, or raise `query.time_ms_max`"))
-        })
+        tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!("the query took longer than {} ms", self.limits.time_ms_max);
+                Err(SqlError::new(error::TIMED_OUT, message).with_hint("ask for less, or raise `query.time_ms_max`"))
+            })
+            .map_err(|failed| self.role.in_its_words(failed))
     }
 
     async fn run_unlimited(&self, planned: &Planned, parameters: Option<ParamValues>) -> Result<Answer, SqlError> {
@@ -220,6 +235,7 @@ impl Engine {
         // The plan was made over another, empty snapshot: put this query's tables in its scans.
         let hosts = self.recorded_hosts(&plan, planned.as_of).await?;
         let plan = tables::rebind(plan, &Binding { slot: &slot, past: self.past(), hosts, system: Some(&self.system(&made)) })?;
+        let plan = access::restricted(plan, &self.role)?;
         let optimised = state.optimize(&plan)?;
         let wanted = match &optimised {
             LogicalPlan::Explain(explain) => {
@@ -241,7 +257,10 @@ impl Engine {
             return Err(SqlError::new(error::OUT_OF_MEMORY, format!("the answer has {bytes} bytes"))
                 .with_hint("add a LIMIT, or raise `query.memory_bytes_max`"));
         }
+        self.role.takes(batches.iter().map(RecordBatch::num_rows).sum())?;
         let note = slot.note(note);
+        // They count what is there of all regions.
+        let (completeness, note) = if self.role.is_restricted() { (None, None) } else { (completeness, note) };
         Ok(Answer { schema, batches, tick, completeness, note })
     }
 
@@ -364,6 +383,11 @@ impl Engine {
     /// All rows of one relation, for HTTP.
     pub(crate) async fn relation(&self, name: &str, limit: Option<u64>) -> Result<Answer, SqlError> {
         let made = self.made().await?;
+        if self.role.is_restricted() {
+            self.info(name, &made)?;
+            let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
+            return self.ask(&format!("select * from \"{}\" limit {limit}", name.replace('"', "\"\""))).await;
+        }
         let live = relation(name).filter(|info| !self.is_recorded(info));
         let Some(info) = live.or_else(|| made.kept.iter().find(|info| info.name == name)) else {
             // The latest first: the whole record is nothing to look through.
@@ -379,11 +403,7 @@ impl Engine {
                 _ => "last_seen desc",
             };
             let limit = limit.unwrap_or(RECORD_ROWS_SHOWN).min(self.limits.rows_max);
-            let sql = format!("select * from {name} order by {latest} limit {limit}");
-            return match parse(&sql)?.pop() {
-                Some(Statement::Query(asked)) => self.run(&self.plan(&asked).await?, None).await,
-                _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
-            };
+            return self.ask(&format!("select * from {name} order by {latest} limit {limit}")).await;
         };
         let mut wanted =
             tables::Wanted { info: info.clone(), columns: (0..info.schema.fields().len()).collect(), limit, optional: false };
@@ -406,6 +426,13 @@ impl Engine {
         Ok(Answer { schema, batches, tick: Some(snapshot.tick), completeness: Some(snapshot.completeness), note })
     }
 
+    async fn ask(&self, sql: &str) -> Result<Answer, SqlError> {
+        match parse(sql)?.pop() {
+            Some(Statement::Query(asked)) => self.run(&self.plan(&asked).await?, None).await,
+            _ => Err(SqlError::new(error::INTERNAL, "a query is a query")),
+        }
+    }
+
     /// A state of its own for one query: fresh tables, a memory pool, the shared functions.
     pub(crate) fn state(&self, made: &Made) -> Result<(SessionState, Arc<Slot>), SqlError> {
         let slot = Arc::new(Slot::default());
@@ -422,6 +449,7 @@ impl Engine {
             .with_catalog_list(Arc::new(catalogs))
             .with_runtime_env(runtime);
         builder.scalar_functions().get_or_insert_default().extend(catalog::functions(&system));
+        builder.scalar_functions().get_or_insert_default().extend(functions::of_user(&self.role.name));
         Ok((builder.build(), slot))
     }
 

@@ -184,6 +184,8 @@ pub(crate) struct Subscription {
     troubled: Option<Instant>,
     _view: Option<KeptView>,
     _place: Place,
+    /// Of the role.
+    _role: OwnedSemaphorePermit,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -244,7 +246,7 @@ impl Engine {
     }
 
     async fn begin(&self, Subscribable { asked, relation, schema }: &Subscribable) -> Result<Subscription, SqlError> {
-        let place = self.subscriptions.place()?;
+        let (place, role) = (self.subscriptions.place()?, self.role.subscribe()?);
         let (relation, view, made) = match relation {
             Relation::Standing(name) => (name.clone(), None, 0),
             Relation::Query(definition) => {
@@ -262,7 +264,19 @@ impl Engine {
         let next = if asked.snapshot { Next::Rows(begin) } else { Next::Behind(begin) };
         let (asked, schema, not_before) = (asked.clone(), Arc::clone(schema), Instant::now());
         let engine = self.clone();
-        Ok(Subscription { engine, relation, asked, schema, pulse, next, not_before, troubled: None, _view: view, _place: place })
+        Ok(Subscription {
+            engine,
+            relation,
+            asked,
+            schema,
+            pulse,
+            next,
+            not_before,
+            troubled: None,
+            _view: view,
+            _place: place,
+            _role: role,
+        })
     }
 
     /// The newest closed tick; workers that are started anew are waited for.

@@ -207,6 +207,11 @@ fn one(scan: &TableScan) -> Option<Wanted> {
     Some(Wanted { info, columns, limit: scan.fetch.map(|rows| rows as u64), optional: false })
 }
 
+/// The relation that a scan reads, if it reads one.
+pub(crate) fn scanned(scan: &TableScan) -> Option<RelationInfo> {
+    Some(source_as_provider(&scan.source).ok()?.downcast_ref::<Table>()?.info.clone())
+}
+
 /// The alerts that a question of the causal graph begins at: all columns.
 fn alerts_of(scan: &TableScan) -> Option<Wanted> {
     let causal = Causal::of(scan)?;

@@ -39,8 +39,17 @@ impl Node {
         let feeds = world.feeds(2);
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();
-        let options =
-            ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record: None, views: None, sinks: None };
+        let options = ServeOptions {
+            node: "n1".into(),
+            sql: any,
+            http: any,
+            socket,
+            limits,
+            access: Default::default(),
+            record: None,
+            views: None,
+            sinks: None,
+        };
         let running = serve(options, Arc::new(|| "weir_up 1\n".to_owned())).await.unwrap();
         let node = Self { world, running, dir };
         let sql = node.connect().await;
@@ -248,6 +257,7 @@ async fn without_workers_questions_fail_and_health_says_so() {
         socket: dir.join("none.sock"),
         limits: QueryLimits::default(),
         record: None,
+        access: Default::default(),
         views: None,
         sinks: None,
     };

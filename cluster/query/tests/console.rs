@@ -58,8 +58,17 @@ impl Node {
         let feeds = world.feeds(2);
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();
-        let options =
-            ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record: None, views: None, sinks: None };
+        let options = ServeOptions {
+            node: "n1".into(),
+            sql: any,
+            http: any,
+            socket,
+            limits,
+            access: Default::default(),
+            record: None,
+            views: None,
+            sinks: None,
+        };
         let running = serve(options, Arc::new(String::new)).await.unwrap();
         let node = Self { world, running, dir };
         while node.sql("show weir.tick").await.json()["rows"] != json!([[node.world.end()]]) {

@@ -75,8 +75,17 @@ impl Node {
         let (feeds, options) = ((0..2).map(feed).collect(), EngineOptions { changes, ..EngineOptions::alone(2, socket.clone()) });
         std::thread::spawn(move || run(options, feeds));
         let any = "127.0.0.1:0".parse().unwrap();
-        let options =
-            ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record: None, views: None, sinks: None };
+        let options = ServeOptions {
+            node: "n1".into(),
+            sql: any,
+            http: any,
+            socket,
+            limits,
+            access: Default::default(),
+            record: None,
+            views: None,
+            sinks: None,
+        };
         let running = serve(options, Arc::new(String::new)).await.unwrap();
         Self { last: Mutex::default(), released, running, dir }
     }

@@ -1,4 +1,4 @@
-//! HTTP: the console, relations and queries as JSON, health, metrics. Read-only, without passwords: from loopback only (`guard.rs`).
+//! HTTP: the console, relations and queries as JSON, health, metrics. Read-only, from loopback only; where there are roles, with the password of one (`guard.rs`).
 
 mod console;
 mod guard;
@@ -9,17 +9,18 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::access::Access;
 use crate::encode;
 use crate::error::{self, SqlError};
 use crate::health::Health;
@@ -30,9 +31,14 @@ use crate::statement::{Statement, parse};
 pub type MetricsRender = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, engine: Engine, health: Health, metrics: MetricsRender) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    (engine, access): (Engine, Arc<Access>),
+    health: Health,
+    metrics: MetricsRender,
+) {
     let places = engine.limits().connections_max.min(Semaphore::MAX_PERMITS);
-    let shared = Arc::new(Shared { engine, health, metrics, places: Semaphore::new(places) });
+    let shared = Arc::new(Shared { engine, access, health, metrics, places: Semaphore::new(places) });
     let router = Router::new()
         .route("/v1/views", get(views))
         .route("/v1/views/{name}", get(view))
@@ -44,7 +50,7 @@ pub(crate) async fn serve(listener: TcpListener, engine: Engine, health: Health,
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_text))
         .fallback(async || told(StatusCode::NOT_FOUND, &json!({ "error": "no such path", "paths": PATHS })))
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(Arc::clone(&shared), guard::guard))
         .with_state(shared);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, service).await {
@@ -53,7 +59,9 @@ pub(crate) async fn serve(listener: TcpListener, engine: Engine, health: Health,
 }
 
 struct Shared {
+    /// Of nobody: `guard.rs` gives each request that of its role.
     engine: Engine,
+    access: Arc<Access>,
     health: Health,
     metrics: MetricsRender,
     /// For questions at once.
@@ -81,25 +89,25 @@ async fn not_too_many(State(shared): State<Arc<Shared>>, request: Request, next:
     }
 }
 
-async fn views(State(shared): State<Arc<Shared>>) -> Response {
-    told(StatusCode::OK, &json!({ "relations": names(&shared.engine).await }))
+async fn views(Extension(engine): Extension<Engine>) -> Response {
+    told(StatusCode::OK, &json!({ "relations": names(&engine).await }))
 }
 
-async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>, Query(limit): Query<Limit>) -> Response {
-    match shared.engine.relation(&name, limit.limit).await.and_then(|answer| body(&answer, None)) {
+async fn view(Extension(engine): Extension<Engine>, Path(name): Path<String>, Query(limit): Query<Limit>) -> Response {
+    match engine.relation(&name, limit.limit).await.and_then(|answer| body(&answer, None)) {
         Ok(mut body) => {
             body["relation"] = name.into();
             told(StatusCode::OK, &body)
         }
         Err(error) if error.code == error::UNKNOWN_RELATION => {
-            told(StatusCode::NOT_FOUND, &json!({ "error": error.message, "relations": names(&shared.engine).await }))
+            told(StatusCode::NOT_FOUND, &json!({ "error": error.message, "relations": names(&engine).await }))
         }
         Err(error) => failed(&error),
     }
 }
 
-async fn query(State(shared): State<Arc<Shared>>, Query(sql): Query<Sql>) -> Response {
-    match answer(&shared.engine, &sql.sql).await.and_then(|answer| body(&answer, None)) {
+async fn query(Extension(engine): Extension<Engine>, Query(sql): Query<Sql>) -> Response {
+    match answer(&engine, &sql.sql).await.and_then(|answer| body(&answer, None)) {
         Ok(body) => told(StatusCode::OK, &body),
         Err(error) => failed(&error),
     }
@@ -107,6 +115,7 @@ async fn query(State(shared): State<Arc<Shared>>, Query(sql): Query<Sql>) -> Res
 
 async fn answer(engine: &Engine, sql: &str) -> Result<Answer, SqlError> {
     let mut statements = parse(sql)?;
+    statements.iter().try_for_each(|statement| engine.role.permit(statement))?;
     match (statements.pop(), statements.is_empty()) {
         (Some(Statement::Query(parsed)), true) => engine.run(&engine.plan(&parsed).await?, None).await,
         (Some(Statement::Show(show)), true) => engine.show(&show).await,
@@ -165,6 +174,7 @@ fn failed(error: &SqlError) -> Response {
         error::NOT_READY | error::TOO_MANY => StatusCode::SERVICE_UNAVAILABLE,
         error::TIMED_OUT => StatusCode::GATEWAY_TIMEOUT,
         error::OUT_OF_MEMORY | error::TOO_MANY_ROWS => StatusCode::PAYLOAD_TOO_LARGE,
+        error::PRIVILEGE | error::NOT_LET_IN => StatusCode::FORBIDDEN,
         error::INTERNAL => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
     };

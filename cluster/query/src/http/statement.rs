@@ -11,11 +11,11 @@
 //! ```
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::to_bytes;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -23,8 +23,9 @@ use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Shared, answer, body, columns, failed, rows, told, trouble};
+use super::{answer, body, columns, failed, rows, told, trouble};
 use crate::error::{self, SqlError};
+use crate::session::Engine;
 use crate::statement::{Statement, parse};
 use crate::subscription::Subscription;
 
@@ -36,24 +37,24 @@ struct Posted {
 }
 
 /// `POST /v1/sql`.
-pub(super) async fn sql(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+pub(super) async fn sql(Extension(engine): Extension<Engine>, request: Request) -> Response {
     let posted = match posted(request).await {
         Ok(posted) => posted,
         Err(refused) => return refused,
     };
-    match Box::pin(answer(&shared.engine, &posted.sql)).await.and_then(|answer| body(&answer, posted.rows_shown_max)) {
+    match Box::pin(answer(&engine, &posted.sql)).await.and_then(|answer| body(&answer, posted.rows_shown_max)) {
         Ok(body) => told(StatusCode::OK, &body),
         Err(error) => failed(&error),
     }
 }
 
 /// `POST /v1/subscribe`.
-pub(super) async fn subscribe(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+pub(super) async fn subscribe(Extension(engine): Extension<Engine>, request: Request) -> Response {
     let posted = match posted(request).await {
         Ok(posted) => posted,
         Err(refused) => return refused,
     };
-    let subscription = match Box::pin(begin(&shared, &posted.sql)).await {
+    let subscription = match Box::pin(begin(&engine, &posted.sql)).await {
         Ok(subscription) => subscription,
         Err(error) => return failed(&error),
     };
@@ -75,10 +76,11 @@ pub(super) async fn subscribe(State(shared): State<Arc<Shared>>, request: Reques
     Sse::new(all).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-async fn begin(shared: &Shared, sql: &str) -> Result<Subscription, SqlError> {
+async fn begin(engine: &Engine, sql: &str) -> Result<Subscription, SqlError> {
     let mut statements = parse(sql)?;
+    statements.iter().try_for_each(|statement| engine.role.permit(statement))?;
     match (statements.pop(), statements.is_empty()) {
-        (Some(Statement::Subscribe(asked)), true) => shared.engine.subscribe(&shared.engine.subscribable(&asked).await?).await,
+        (Some(Statement::Subscribe(asked)), true) => engine.subscribe(&engine.subscribable(&asked).await?).await,
         _ => Err(SqlError::unsupported("anything but one SUBSCRIBE on this path").with_hint("POST a SELECT to /v1/sql")),
     }
 }

@@ -1,5 +1,6 @@
 //! The PostgreSQL wire: simple and extended protocol.
 
+mod busy;
 mod cursors;
 mod outgoing;
 mod parameters;
@@ -9,7 +10,8 @@ mod startup;
 mod transaction;
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{Sink, SinkExt as _, StreamExt as _, stream};
@@ -25,11 +27,14 @@ use pgwire::messages::response::TransactionStatus;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::busy::Busy;
 use self::cursors::Cursors;
 use self::outgoing::Shape;
-use self::peer::Peer;
+use self::peer::{Peer, keep_alive};
 use self::prepared::{Parser, Prepared};
+use self::startup::Entered;
 use self::transaction::{Kept, Session};
+use crate::access::Access;
 use crate::encode;
 use crate::error::SqlError;
 use crate::rules::RuleStatement;
@@ -39,8 +44,9 @@ use crate::statement::{Show, Statement, parse};
 use crate::subscription::Subscribable;
 
 /// Serves connections until dropped.
-pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max: usize) {
-    let (handler, places) = (Handler::new(engine), Arc::new(Semaphore::new(connections_max)));
+pub(crate) async fn serve(listener: TcpListener, engine: Engine, access: Arc<Access>, idle_max: Duration) {
+    let connections_max = engine.limits().connections_max;
+    let (handler, places) = (Handler::new(engine, access), Arc::new(Semaphore::new(connections_max)));
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
@@ -48,17 +54,28 @@ pub(crate) async fn serve(listener: TcpListener, engine: Engine, connections_max
                     tracing::warn!(%peer, connections_max, "too many SQL connections: one was refused");
                     continue;
                 };
-                let handlers = Handlers(Arc::new(Handler { peer: Peer::of(&socket), ..handler.clone() }));
+                keep_alive(&socket);
+                let (busy, tls) = (Arc::<Busy>::default(), handler.access.tls.clone());
+                let client =
+                    Handler { peer: Peer::of(&socket), busy: Arc::clone(&busy), entered: Arc::default(), ..handler.clone() };
+                let handlers = Handlers(Arc::new(client));
                 tokio::spawn(async move {
-                    if let Err(error) = pgwire::tokio::process_socket(socket, None, handlers).await {
-                        tracing::debug!(%peer, %error, "an SQL connection ended");
+                    tokio::select! {
+                        ended = pgwire::tokio::process_socket(socket, tls, handlers) => {
+                            if let Err(error) = ended {
+                                tracing::debug!(%peer, %error, "an SQL connection ended");
+                            }
+                        }
+                        () = busy.idle_for(idle_max) => {
+                            tracing::info!(%peer, "an SQL connection without a statement for `sql.idle_ms_max` was ended");
+                        }
                     }
                     drop(place);
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "an SQL connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -87,9 +104,14 @@ impl PgWireServerHandlers for Handlers {
 
 #[derive(Clone)]
 struct Handler {
+    /// Of nobody.
     engine: Engine,
+    access: Arc<Access>,
+    /// Who has logged in.
+    entered: Arc<OnceLock<Entered>>,
     /// The client.
     peer: Peer,
+    busy: Arc<Busy>,
     /// Who may cancel what.
     connections: Arc<ConnectionManager>,
     keys: Arc<RandomPidSecretKeyGenerator>,
@@ -111,8 +133,21 @@ struct Place<'a> {
 }
 
 impl Handler {
-    fn new(engine: Engine) -> Self {
-        Self { engine, peer: Peer::default(), connections: Arc::new(ConnectionManager::new()), keys: Arc::default() }
+    fn new(engine: Engine, access: Arc<Access>) -> Self {
+        Self {
+            engine,
+            access,
+            entered: Arc::default(),
+            peer: Peer::default(),
+            busy: Arc::default(),
+            connections: Arc::new(ConnectionManager::new()),
+            keys: Arc::default(),
+        }
+    }
+
+    /// As whoever has logged in; as nobody before.
+    fn engine(&self) -> &Engine {
+        self.entered.get().map_or(&self.engine, |entered| &entered.engine)
     }
 
     /// Sends the rows of a SUBSCRIBE or a COPY as they come; nothing for another statement. `described`: the client was told the columns.
@@ -137,7 +172,7 @@ impl Handler {
         };
         let begins = described == Described::No || matches!(shape, Shape::Copy(_));
         let sent = match (&prepared.subscribable, &prepared.planned) {
-            (Some(subscribable), _) => match self.engine.subscribe(subscribable).await {
+            (Some(subscribable), _) => match self.engine().subscribe(subscribable).await {
                 Ok(mut subscription) => {
                     if begins {
                         shape.begin(client, &subscribable.schema, header).await?;
@@ -175,7 +210,7 @@ impl Handler {
     ) -> Result<Answer, SqlError> {
         let as_of = planned.as_of.or_else(|| place.session.tick(place.within));
         let planned = Planned { plan: planned.plan.clone(), as_of };
-        let run = self.engine.run(&planned, parameters);
+        let run = self.engine().run(&planned, parameters);
         let answer = match place.session.time_max() {
             None => run.await?,
             Some(max) => tokio::time::timeout(max, run)
@@ -199,51 +234,51 @@ impl Handler {
             (Statement::Show(Show::Setting(name)), _) if session.own(name).is_some() => {
                 rows(&Answer::of_text(name, session.own(name))?, format, "SHOW")?
             }
-            (Statement::Show(show), _) => rows(&self.engine.show(show).await?, format, Self::tag(show))?,
+            (Statement::Show(show), _) => rows(&self.engine().show(show).await?, format, Self::tag(show))?,
             (Statement::Query(_), Some(planned)) => {
                 let answer = self.read(planned, parameters, place).await?;
                 note.clone_from(&answer.note);
                 rows(&answer, format, "SELECT")?
             }
             (Statement::CreateView(view), _) => {
-                note = self.engine.create_view(view).await?;
+                note = self.engine().create_view(view).await?;
                 let tag = if view.materialized { "CREATE MATERIALIZED VIEW" } else { "CREATE VIEW" };
                 Response::Execution(Tag::new(tag))
             }
             (Statement::DropViews(dropping), _) => {
-                note = self.engine.drop_views(dropping).await?;
+                note = self.engine().drop_views(dropping).await?;
                 Response::Execution(Tag::new(dropping.what.tag()))
             }
-            (Statement::Rule(RuleStatement::Show), _) => rows(&self.engine.show_rules().await?, format, "SHOW")?,
+            (Statement::Rule(RuleStatement::Show), _) => rows(&self.engine().show_rules().await?, format, "SHOW")?,
             (Statement::Rule(rule), _) => {
                 match rule {
-                    RuleStatement::Create(sql) => note = self.engine.create_rule(sql).await?,
-                    RuleStatement::Drop(dropping) => note = self.engine.drop_views(dropping).await?,
+                    RuleStatement::Create(sql) => note = self.engine().create_rule(sql).await?,
+                    RuleStatement::Drop(dropping) => note = self.engine().drop_views(dropping).await?,
                     RuleStatement::Show => {}
                 }
                 Response::Execution(Tag::new(rule.tag()))
             }
-            (Statement::Sink(SinkStatement::Show), _) => rows(&self.engine.show_sinks().await?, format, "SHOW")?,
+            (Statement::Sink(SinkStatement::Show), _) => rows(&self.engine().show_sinks().await?, format, "SHOW")?,
             (Statement::Sink(sink), _) => {
-                note = self.engine.change_sinks(sink).await?;
+                note = self.engine().change_sinks(sink).await?;
                 Response::Execution(Tag::new(sink.tag()))
             }
             (Statement::CreateTable(create), _) => {
-                note = self.engine.create_table(create).await?;
+                note = self.engine().create_table(create).await?;
                 Response::Execution(Tag::new("CREATE TABLE"))
             }
             (Statement::Write(_), Some(planned)) => {
-                let done = Box::pin(self.engine.write(planned, parameters)).await?;
+                let done = Box::pin(self.engine().write(planned, parameters)).await?;
                 note = done.note;
                 Response::Execution(Tag::new(done.tag).with_rows(done.rows))
             }
             (Statement::Truncate(table), _) => {
-                let done = self.engine.truncate(table).await?;
+                let done = self.engine().truncate(table).await?;
                 note = done.note;
                 Response::Execution(Tag::new(done.tag))
             }
             (Statement::Declare(declare), _) => {
-                let tick = cursors.declare(&self.engine, declare, session.tick(within)).await?;
+                let tick = cursors.declare(self.engine(), declare, session.tick(within)).await?;
                 session.read_at(tick, within);
                 Response::Execution(Tag::new("DECLARE CURSOR"))
             }
@@ -337,6 +372,7 @@ impl SimpleQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<C::Error>,
     {
+        let _busy = self.busy.begin();
         let (mut responses, statements) = (Vec::new(), parse(query).map_err(told)?);
         let (cursors, session) = (cursors::of(client), transaction::of(client));
         let streams = |statement: &Statement| matches!(statement, Statement::Subscribe(_) | Statement::Copy(_));
@@ -349,7 +385,7 @@ impl SimpleQueryHandler for Handler {
             let place = Place { cursors: &cursors, session: &session, within };
             let prepared = async {
                 let after = session.allow(&statement, within)?;
-                Prepared::of(&self.engine, &cursors, statement).await.map(|prepared| (prepared, after))
+                Prepared::of(self.engine(), &cursors, statement).await.map(|prepared| (prepared, after))
             };
             let answered = match prepared.await {
                 Ok((prepared, after)) => {
@@ -384,7 +420,7 @@ impl ExtendedQueryHandler for Handler {
     type QueryParser = Parser;
 
     fn query_parser(&self) -> Arc<Self::QueryParser> {
-        Arc::new(Parser { engine: self.engine.clone() })
+        Arc::new(Parser { engine: self.engine().clone() })
     }
 
     async fn do_query<C>(&self, client: &mut C, portal: &Portal<Self::Statement>, max_rows: usize) -> PgWireResult<Response>
@@ -393,6 +429,7 @@ impl ExtendedQueryHandler for Handler {
         C::Error: Debug,
         PgWireError: From<C::Error>,
     {
+        let _busy = self.busy.begin();
         let prepared = &portal.statement.statement;
         let (within, session) = (client.transaction_status(), transaction::of(client));
         session.allow(&prepared.statement, within).map_err(told)?;

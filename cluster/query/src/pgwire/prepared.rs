@@ -35,6 +35,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Plans a statement.
     pub(super) async fn of(engine: &Engine, cursors: &Cursors, statement: Statement) -> Result<Self, SqlError> {
+        engine.role.permit(&statement)?;
         let (mut planned, mut subscribable, mut fetched) = (None, None, None);
         match &statement {
             Statement::Query(parsed) => planned = Some(engine.plan(parsed).await?),

@@ -297,7 +297,17 @@ impl Node {
         let record = record.map(|record| RecordOptions { record, searches_max: 2 });
         // Searches run at low priority: on a machine that is busy with a build they take their time.
         let limits = QueryLimits { time_ms_max: 300_000, ..QueryLimits::default() };
-        let options = ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record, views: None, sinks: None };
+        let options = ServeOptions {
+            node: "n1".into(),
+            sql: any,
+            http: any,
+            socket,
+            limits,
+            access: Default::default(),
+            record,
+            views: None,
+            sinks: None,
+        };
         let running = serve(options, Arc::new(String::new)).await.unwrap();
         let config = format!("host=127.0.0.1 port={} user=weir dbname=weir", running.sql_addr().port());
         let (sql, connection) = tokio_postgres::connect(&config, NoTls).await.unwrap();
