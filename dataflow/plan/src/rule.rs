@@ -1,5 +1,6 @@
 //! A sequence rule over live events: what CREATE RULE says, planned.
 //!
+//! A rule of one stage tells of every event that it asks for, and with a trailing `![…]` of those that nothing of the kind follows.
 //! A stage is asked of one event at a time, so its predicate is an expression over the columns of `events`; what a chain of them is stands in
 //! `sequence.rs`, and how it is written in `rule_syntax.rs`. Columns that tell how an event came (`received`, `tick`, `late`) are refused: a chain is
 //! a function of the set of events.
@@ -144,9 +145,9 @@ impl Rule {
 
     fn check(&self) -> Result<(), String> {
         let stages: Vec<&str> = self.stages().collect();
-        if stages.len() < 2 || self.steps.len() > STAGES_MAX {
+        if stages.is_empty() || self.steps.len() > STAGES_MAX {
             return Err(format!(
-                "{} stages and {} predicates in all: give 2 stages at least and {STAGES_MAX} predicates at most",
+                "{} stages and {} predicates in all: give 1 stage at least and {STAGES_MAX} predicates at most",
                 stages.len(),
                 self.steps.len()
             ));
@@ -250,7 +251,6 @@ mod tests {
             (&format!("{with} SEVERITY high [pid = 1] [pid = 2]"), "SEVERITY high"),
             (&format!("{with} ATTACK T1059 [pid = 1] [pid = 2]"), "quoted"),
             (&format!("{with} QUICKLY [pid = 1] [pid = 2]"), "QUICKLY is not known"),
-            (&format!("{with} [pid = 1]"), "1 stages"),
             (with, "0 stages"),
             (&format!("{with} ![pid = 3] [pid = 1] [pid = 2]"), "before the first stage"),
             (&format!("{with} [pid = 1 BY pid] [pid = 2]"), "another type"),
