@@ -39,11 +39,12 @@ fn is_column(sql: &str) -> bool {
     sql.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
-/// Of what renames and links, the new name.
-const TARGET: &str = "coalesce(path_to, path)";
-const TARGET_NAME: &str = "split_part(coalesce(path_to, path), '/', -1)";
-const TARGET_FOLDER: &str = "regexp_replace(coalesce(path_to, path), '/[^/]*$', '')";
-const TARGET_ENDING: &str = "nullif(regexp_replace(coalesce(path_to, path), '^.*?(?:\\.([^./]*))?$', '\\1'), '')";
+/// Of what renames and links, the new name. CASE, because `coalesce` cannot be evaluated without DataFusion's optimizer.
+const TARGET: &str = "CASE WHEN path_to IS NULL THEN path ELSE path_to END";
+const TARGET_NAME: &str = "split_part(CASE WHEN path_to IS NULL THEN path ELSE path_to END, '/', -1)";
+const TARGET_FOLDER: &str = "regexp_replace(CASE WHEN path_to IS NULL THEN path ELSE path_to END, '/[^/]*$', '')";
+const TARGET_ENDING: &str =
+    "nullif(regexp_replace(CASE WHEN path_to IS NULL THEN path ELSE path_to END, '^.*?(?:\\.([^./]*))?$', '\\1'), '')";
 
 const FIELDS: &[(&str, What)] = &[
     ("event.category", What::Named(CATEGORIES)),
@@ -190,7 +191,7 @@ const ACTIONS: &[(&str, &str)] = &[
     ("lookup_result", "kind = 'dns'"),
 ];
 
-const OUTCOMES: &[(&str, &str)] = &[("success", "coalesce(result, 0) >= 0"), ("failure", "coalesce(result, 0) < 0")];
+const OUTCOMES: &[(&str, &str)] = &[("success", "(result IS NULL OR result >= 0)"), ("failure", "result < 0")];
 
 const DIRECTIONS: &[(&str, &str)] = &[
     ("egress", "direction = 'out'"),

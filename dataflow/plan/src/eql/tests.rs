@@ -85,7 +85,7 @@ fn conditions_are_sql() {
             "any where event.category == \"file\" or host.os.type : \"LIN*\"",
             "[(kind IN ('open', 'write', 'unlink', 'rename', 'link', 'symlink', 'chmod', 'chown', 'mkdir', 'truncate') OR TRUE)]",
         ),
-        ("driver where event.outcome == \"failure\"", "[kind = 'module' AND coalesce(result, 0) < 0]"),
+        ("driver where event.outcome == \"failure\"", "[kind = 'module' AND result < 0]"),
         ("any where ?no.such == \"x\" or ?no.such == null", "[(CAST(NULL AS BOOLEAN) OR TRUE)]"),
         (
             "any where length(user.name) >= 3 and number(user.name) == 4",

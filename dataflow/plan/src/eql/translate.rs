@@ -148,7 +148,7 @@ impl Translation {
             return Ok("FALSE".to_owned());
         };
         let succeeded = SUCCEEDED.contains(&event.category.as_str()) && !event.condition.names("event.outcome");
-        let parts = [(of != "TRUE").then(|| of.to_owned()), succeeded.then(|| "coalesce(result, 0) >= 0".to_owned())];
+        let parts = [(of != "TRUE").then(|| of.to_owned()), succeeded.then(|| "(result IS NULL OR result >= 0)".to_owned())];
         let parts: Vec<String> = parts.into_iter().flatten().chain((condition != "TRUE").then_some(condition)).collect();
         Ok(if parts.is_empty() { "TRUE".to_owned() } else { parts.join(" AND ") })
     }
