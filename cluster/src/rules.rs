@@ -169,7 +169,8 @@ pub fn files_of(path: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
     }
     files.sort();
     if !any {
-        let why = format!("{} has no .yaml, .yml or .sql file: name a rule file, or a folder of them", path.display());
+        let why =
+            format!("{} has no .yaml, .yml, .sql, .eql or .toml file: name a rule file, or a folder of them", path.display());
         return Err(Error::Rules(why));
     }
     Ok(files)
@@ -178,7 +179,7 @@ pub fn files_of(path: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
 /// How files of rules over single events end.
 pub const FILES: &[&str] = &["yaml", "yml"];
 /// How files of sequence rules end.
-pub const SEQUENCES: &[&str] = &["sql"];
+pub const SEQUENCES: &[&str] = &["sql", "eql", "toml"];
 /// Folders in folders; deeper is a mistake, or a loop.
 const FOLDER_DEPTH_MAX: usize = 16;
 

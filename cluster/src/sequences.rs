@@ -1,4 +1,8 @@
-//! The sequence rules of a node's config: the `CREATE RULE` statements of the .sql files in `[rules] paths`, asked for as people ask for theirs.
+//! The sequence rules of a node's config: the `CREATE RULE` statements of the .sql files in `[rules] paths`, and the rules of its .eql and .toml
+//! files, which are EQL; asked for as people ask for theirs.
+//!
+//! A .sql file that is wrong keeps all of them from being asked for. Of EQL, whose files come from elsewhere by the hundred, each file that is
+//! refused is told and left out.
 //!
 //! Once, when the node starts, a rule that is not there or is another one is put in force; what people made besides stays.
 
@@ -7,7 +11,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 use weir_config::NodeConfig;
-use weir_dataflow::{Definitions, RuleDefinition, ViewChange, ViewDefinition, ViewKind, ViewOutcome, rule_definitions};
+use weir_dataflow::{Definitions, ViewChange, ViewDefinition, ViewKind, ViewOutcome, eql_definition, rule_definitions};
 use weir_query::ViewStore;
 
 use crate::error::Error;
@@ -48,24 +52,41 @@ pub(crate) async fn configure(config: NodeConfig, store: Arc<dyn ViewStore>) {
     info!(rules = new, "the sequence rules of [rules] paths are in force");
 }
 
-/// The rules of a file by name, or what is wrong with it.
-pub type Checked = Result<Vec<String>, Error>;
-
-/// The names of the rules of each .sql file, or what is wrong with it: for people who want to know before they load it.
-pub fn check(paths: &[PathBuf]) -> Result<Vec<Checked>, Error> {
-    let files = paths.iter().map(|path| files_of(path, SEQUENCES)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
-    let names = |rules: Vec<RuleDefinition>| rules.into_iter().map(|rule| rule.definition.name).collect();
-    Ok(files.map(|file| of_file(&file).map(names)).collect())
+/// A rule of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceRule {
+    /// As it would be asked for.
+    pub definition: ViewDefinition,
+    /// What it asks and nothing supplies; empty: it is whole.
+    pub partly: Vec<String>,
 }
 
-/// Reads and plans the rules of all .sql files.
-fn read(paths: &[PathBuf]) -> Result<Vec<ViewDefinition>, Error> {
+/// The rules of a file, or what is wrong with it.
+pub type Checked = Result<Vec<SequenceRule>, Error>;
+
+/// The rules of each file of sequence rules, or what is wrong with it: for people who want to know before they load it.
+pub fn check(paths: &[PathBuf]) -> Result<Vec<Checked>, Error> {
+    Ok(files(paths)?.iter().map(|file| of_file(file)).collect())
+}
+
+/// Reads and plans the rules of all files.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<ViewDefinition>, Error> {
     let mut rules: Vec<ViewDefinition> = Vec::new();
-    for file in paths.iter().map(|path| files_of(path, SEQUENCES)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-        for RuleDefinition { definition, .. } in of_file(&file)? {
+    for file in files(paths)? {
+        let found = match of_file(&file) {
+            Err(wrong) if ending(&file) != "sql" => {
+                warn!(error = %wrong, "a rule of EQL is left out");
+                continue;
+            }
+            found => found?,
+        };
+        for SequenceRule { definition, partly } in found {
             if rules.iter().any(|known| known.name == definition.name) {
                 let why = format!("{}: there is a second rule named {:?}; rename one", file.display(), definition.name);
                 return Err(Error::Rules(why));
+            }
+            if !partly.is_empty() {
+                warn!(rule = definition.name, lacks = partly.join(", "), "a sequence rule asks for what is not collected");
             }
             rules.push(definition);
         }
@@ -73,9 +94,25 @@ fn read(paths: &[PathBuf]) -> Result<Vec<ViewDefinition>, Error> {
     Ok(rules)
 }
 
-fn of_file(file: &Path) -> Result<Vec<RuleDefinition>, Error> {
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let files = paths.iter().map(|path| files_of(path, SEQUENCES)).collect::<Result<Vec<_>, _>>()?;
+    Ok(files.into_iter().flatten().collect())
+}
+
+fn of_file(file: &Path) -> Checked {
     let text = std::fs::read_to_string(file).map_err(Error::file("read rule file", file))?;
-    rule_definitions(&text).map_err(|wrong| Error::Rules(format!("{}: {wrong}", file.display())))
+    let wrong = |wrong: &dyn std::fmt::Display| Error::Rules(format!("{}: {wrong}", file.display()));
+    if ending(file) == "sql" {
+        let rules = rule_definitions(&text).map_err(|why| wrong(&why))?.into_iter();
+        return Ok(rules.map(|rule| SequenceRule { definition: rule.definition, partly: vec![] }).collect());
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let (rule, partly) = eql_definition(&stem, ending(file), &text).map_err(|why| wrong(&why))?;
+    Ok(vec![SequenceRule { definition: rule.definition, partly }])
+}
+
+fn ending(file: &Path) -> &str {
+    file.extension().and_then(|ending| ending.to_str()).unwrap_or_default()
 }
 
 /// What is to be asked for; none: it is in force.
@@ -149,5 +186,26 @@ mod tests {
         assert!(read(&[dir.path().to_owned()]).unwrap_err().to_string().contains("second rule named \"b\""));
         std::fs::write(dir.path().join("d.sql"), "CREATE RULE x AS SEQUENCE BY nothing").unwrap();
         assert!(read(&[dir.path().join("d.sql")]).unwrap_err().to_string().contains("d.sql"));
+    }
+
+    #[test]
+    fn files_of_eql_are_rules_and_what_is_refused_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("b.eql", "process where event.action == \"exec\" and process.hash.md5 == \"x\"");
+        write("c.toml", "[rule]\nname = \"A name\"\ntype = \"eql\"\nquery = 'file where event.type == \"deletion\"'\n");
+        write("d.eql", "sample by host.id [any where true] [any where true]");
+        let checked = check(&[dir.path().to_owned()]).unwrap();
+        let shown: Vec<String> = checked
+            .into_iter()
+            .map(|file| {
+                file.map(|rules| format!("{} {:?}", rules[0].definition.name, rules[0].partly))
+                    .unwrap_or_else(|why| why.to_string())
+            })
+            .collect();
+        assert_eq!(shown[..2], ["b [\"field process.hash.md5 is not supplied\"]", "a_name []"]);
+        assert!(shown[2].contains("d.eql: line 1 of the query: sample is not supported: write a sequence"), "{}", shown[2]);
+        let names: Vec<String> = read(&[dir.path().to_owned()]).unwrap().into_iter().map(|rule| rule.name).collect();
+        assert_eq!(names, ["b", "a_name"]);
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RulesConfig {
     /// Rule files of Falco and Sigma, and folders that stand for their .yaml and .yml files by name, those of folders in them too, in the
-    /// order in which they are read; of .sql files the sequence rules. At most 256. Default: none, and the rules of the cluster stay as they are.
+    /// order in which they are read; of .sql, .eql and .toml files the sequence rules. At most 256. Default: none, and the rules of the cluster stay as they are.
     pub paths: Vec<PathBuf>,
     /// How many rules an event may hit. Default `first`, as Falco's `rule_matching`.
     pub matching: RuleMatching,

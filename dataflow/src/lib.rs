@@ -48,7 +48,7 @@ mod views;
 mod worker;
 
 pub use alerts::{SUMMARY_BYTES_MAX as ALERT_SUMMARY_BYTES_MAX, WINDOW_MS as ALERT_WINDOW_MS, subject_key as alert_subject};
-pub use chains::{RuleDefinition, rule_definition, rule_definitions};
+pub use chains::{RuleDefinition, eql_definition, rule_definition, rule_definitions};
 #[doc(hidden)]
 pub use checkpoint::empty_part;
 pub use checkpoint::{CheckpointError, CheckpointPart, CheckpointSink, Restore};

@@ -112,7 +112,8 @@ impl PhysicalExpr for Lifted {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let column = index_of(&self.column).map(|column| batch.column(column));
+        // CASE asks what its conditions are of a batch without columns, and takes an error for an answer.
+        let column = index_of(&self.column).and_then(|column| batch.columns().get(column));
         let text = column.and_then(|column| column.as_any().downcast_ref::<DictionaryArray<UInt32Type>>());
         let worth = text.filter(|text| text.values().len() <= text.len());
         // A value that no row uses may fail: then each row is asked, so that only rows that fail do.
@@ -224,7 +225,7 @@ impl PhysicalExpr for Compared {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        let text = |column: usize| batch.column(column).as_any().downcast_ref::<DictionaryArray<UInt32Type>>();
+        let text = |column: usize| batch.columns().get(column)?.as_any().downcast_ref::<DictionaryArray<UInt32Type>>();
         let (Some(left), Some(right)) = (text(self.columns[0]), text(self.columns[1])) else { return self.expr.evaluate(batch) };
         let plain =
             |text: &DictionaryArray<UInt32Type>| *text.values().data_type() == DataType::Utf8 && text.values().null_count() == 0;

@@ -16,6 +16,7 @@ mod blinded;
 mod difference;
 mod over_file;
 mod recorded;
+mod sequences;
 mod what_if;
 
 /// Arguments of `weir rules`.
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
 enum Command {
     /// Load Falco and Sigma rule files and say of each rule whether it can be evaluated
     #[command(
-        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side. Sigma correlations are told of behind the rules;\nfilters are refused by name.\nWith --agent FILE, `blind: ` lines name the rules none or only some of whose kinds of events an agent of that config sends."
+        after_help = "Example:\n  weir rules check /etc/falco/falco_rules.yaml sigma/rules/linux config/rules\n\nOne line a rule: `ok`, `partly: ` with what is not collected (comparisons with it are false), or\n`refused: ` with place, reason and cure. Exit code 1 if any is refused. A folder stands for its .yaml and\n.yml files and those of its folders, by name, hidden ones left out; later Falco files may append to and override earlier ones.\nSigma and Falco files may stand side by side, and sequence rules: .sql files of CREATE RULE, .eql files of one query of EQL, and\n.toml files as Elastic has them. Sigma correlations are told of behind the rules; filters are refused by name.\nWith --agent FILE, `blind: ` lines name the rules none or only some of whose kinds of events an agent of that config sends."
     )]
     Check {
         #[command(flatten)]
@@ -86,12 +87,15 @@ enum Command {
     WhatIf(what_if::Arguments),
     /// Put rule files into force in a running cluster
     #[command(
-        after_help = "Example:\n  weir rules load --config config/examples/node.toml /etc/falco/rules.d\n\nA file takes the place of one of the same name, else it comes behind those that are there. Files that are wrong, alone or with those in\nforce, are refused with place and cure, and nothing is changed. Alerts of rules that say something else now are withdrawn."
+        after_help = "Example:\n  weir rules load --config config/examples/node.toml /etc/falco/rules.d\n\nA file takes the place of one of the same name, else it comes behind those that are there. Files that are wrong, alone or with those in\nforce, are refused with place and cure, and nothing is changed. Alerts of rules that say something else now are withdrawn.\nSequence rules (.sql, .eql, .toml) become rules of SQL: SHOW RULES lists them, DROP RULE takes them out of force."
     )]
     Load {
         /// The config of any node of the cluster
         #[arg(long, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
+        /// Where a node answers SQL: sequence rules are put in force there. Default: `listen.sql` of the config
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
         /// Rule files or folders, in the order in which they are to be loaded
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<PathBuf>,
@@ -147,12 +151,22 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             coverage(&own, &stock, &table, layer.as_deref())
         }
         Command::WhatIf(arguments) => what_if::run(&arguments),
-        Command::Load { config, paths } => change(&config, RulesChange::Load(chained::read_files(&paths, RuleOrigin::Loaded)?)),
+        Command::Load { config, url, paths } => load_into(&config, url.as_deref(), &paths),
         Command::Drop { config, names } => {
             change(&config, RulesChange::Drop(names.iter().map(|name| name.as_str().into()).collect()))
         }
         Command::List { config } => list(&config),
     }
+}
+
+/// Puts files of all kinds into force; all are read before the first is.
+fn load_into(config: &Path, url: Option<&str>, paths: &[PathBuf]) -> anyhow::Result<()> {
+    let sequences = sequences::read(paths)?;
+    let files = chained::read_files(paths, RuleOrigin::Loaded)?;
+    if !files.is_empty() || sequences.is_empty() {
+        change(config, RulesChange::Load(files))?;
+    }
+    if sequences.is_empty() { Ok(()) } else { sequences::load(config, url, &sequences) }
 }
 
 fn change(config: &Path, change: RulesChange) -> anyhow::Result<()> {
@@ -209,12 +223,17 @@ fn attack_table(named: Option<&Path>, paths: &[PathBuf]) -> anyhow::Result<Attac
 /// Tells of every rule whether it can be evaluated, of sequence rules first.
 fn check(set: &RuleSet, paths: &[PathBuf]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let (mut sequences, mut wrong) = (0, 0);
+    let (mut sequences, mut lacking, mut wrong) = (0, 0, 0);
     for rules in weir_cluster::sequences::check(paths)? {
         match rules {
-            Ok(names) => {
-                sequences += names.len();
-                names.iter().try_for_each(|name| writeln!(out, "{name}: ok"))?;
+            Ok(rules) => {
+                for rule in rules {
+                    sequences += 1;
+                    lacking += usize::from(!rule.partly.is_empty());
+                    let verdict =
+                        if rule.partly.is_empty() { "ok".to_owned() } else { format!("partly: {}", rule.partly.join("; ")) };
+                    writeln!(out, "{}: {verdict}", rule.definition.name)?;
+                }
             }
             Err(why) => {
                 wrong += 1;
@@ -237,8 +256,8 @@ fn check(set: &RuleSet, paths: &[PathBuf]) -> anyhow::Result<()> {
     let rules = set.rules.iter().map(weir_rules::Rule::is_fully_evaluable);
     let told: Vec<bool> = rules.chain(set.correlations.iter().map(weir_rules::Correlation::is_fully_evaluable)).collect();
     let whole = told.iter().filter(|whole| **whole).count();
-    let (partly, refused) = (told.len() - whole, set.errors.len() + wrong);
-    let (all, whole) = (told.len() + sequences + refused, whole + sequences);
+    let (partly, refused) = (told.len() - whole + lacking, set.errors.len() + wrong);
+    let (all, whole) = (told.len() + sequences + refused, whole + sequences - lacking);
     writeln!(out, "{all} rules: {whole} ok, {partly} partly; {refused} refused")?;
     anyhow::ensure!(refused == 0, "{refused} items of the rule files were refused");
     Ok(())

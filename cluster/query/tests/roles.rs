@@ -34,8 +34,17 @@ impl Node {
         let roles = roles.into_iter().map(|role| secret(dir.path(), role)).collect();
         let access = SqlConfig { idle_ms_max, tls: tls.map(|mode| certificate(dir.path(), mode)), roles };
         let limits = QueryLimits::default();
-        let options =
-            ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, access, record: None, views: None, sinks: None };
+        let options = ServeOptions {
+            node: "n1".into(),
+            sql: any,
+            http: any,
+            socket,
+            limits,
+            access,
+            record: None,
+            views: None,
+            sinks: None,
+        };
         let node = Self { running: serve(options, Arc::new(String::new)).await.unwrap(), dir };
         let end = Some(world.end());
         let deadline = Instant::now() + Duration::from_secs(120);
@@ -138,7 +147,9 @@ async fn only_roles_with_their_password_come_in_and_do_what_they_may() {
     let [reader, bob, carol] = [node.connect("reader").await, node.connect("bob").await, node.connect("carol").await];
     assert_eq!(ask(&reader, "select current_user").await, "reader");
     assert_eq!(ask(&carol, "select session_user").await, "carol");
-    for sql in ["insert into t values (1)", "create view v as select 1", "drop table t", "truncate t", "drop rule r", "drop sink s"] {
+    for sql in
+        ["insert into t values (1)", "create view v as select 1", "drop table t", "truncate t", "drop rule r", "drop sink s"]
+    {
         assert!(ask(&reader, sql).await.starts_with("42501 permission denied"), "{sql}");
         assert!(reader.prepare(sql).await.is_err_and(|error| told(&error).starts_with("42501")), "{sql}, prepared");
     }
@@ -196,7 +207,8 @@ async fn at_each_limit_a_role_is_told_which() {
     assert_eq!(ask(&first, "select count(*) from generate_series(1, 1000)").await, "1000");
     let many = ask(&first, "select * from generate_series(1, 11)").await;
     assert_eq!(many, "54000 the answer has 11 rows, role \"eve\" takes 10");
-    let slow = "select count(*) from generate_series(1, 1000000000) a, generate_series(1, 1000000000) b where a.value % 7 = b.value % 3";
+    let slow =
+        "select count(*) from generate_series(1, 1000000000) a, generate_series(1, 1000000000) b where a.value % 7 = b.value % 3";
     let slow = ask(&first, slow).await;
     assert!(slow.starts_with("57014"), "{slow}");
     let large = ask(&first, "select array_agg(value) from generate_series(1, 3000000)").await;
@@ -271,7 +283,14 @@ async fn a_role_sees_the_rows_of_its_regions_wherever_it_asks() {
             "select (select count(*) from R)",
             "select count(*) from (values (1)) v (x) where x in (select 1 from R)",
         ] {
-            let expected = ask(all, &question.replace("R a", &format!("{seen} a")).replace("R b", &format!("{seen} b")).replace("R", &format!("{seen} r"))).await;
+            let expected = ask(
+                all,
+                &question
+                    .replace("R a", &format!("{seen} a"))
+                    .replace("R b", &format!("{seen} b"))
+                    .replace("R", &format!("{seen} r")),
+            )
+            .await;
             let told = ask(some, &question.replace('R', relation)).await;
             assert_eq!(told, expected, "{question} of {relation}");
         }

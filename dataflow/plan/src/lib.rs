@@ -8,6 +8,7 @@
 mod call;
 mod check;
 mod clock;
+mod eql;
 mod error;
 mod explain;
 mod grouping;
@@ -35,6 +36,7 @@ pub use datafusion_expr::{Expr, cast, col, lit, when};
 
 pub use call::{Call, over_call, recomputed};
 pub use check::SchemaOf;
+pub use eql::{EQL_ENDINGS, EqlRule, eql_rule};
 pub use error::Error;
 pub use inet::{InetPlanner, inet_functions};
 pub use meaning::{Meaning, named_as_postgresql};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_expr::{BinaryExpr, Operator};
 use serde::{Deserialize, Serialize};
-use weir_plan::{Error, Expr, Rule};
+use weir_plan::{EqlRule, Error, Expr, Rule, eql_rule};
 use weir_schema::{Column, EVENTS, Kind, Text};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -88,6 +88,12 @@ pub fn rule_definition(sql: &str) -> Result<RuleDefinition, Error> {
 /// Reads and plans the CREATE RULE statements of a file. An error names the rule.
 pub fn rule_definitions(file: &str) -> Result<Vec<RuleDefinition>, Error> {
     weir_plan::statements(file)?.iter().map(|sql| rule_definition(sql)).collect()
+}
+
+/// Reads, translates and plans the rule of a file of EQL; what it asks and nothing supplies stands beside it. `stem` is the file's name without ending.
+pub fn eql_definition(stem: &str, ending: &str, text: &str) -> Result<(RuleDefinition, Vec<String>), Error> {
+    let EqlRule { sql, partly, .. } = eql_rule(stem, ending, text, &schema_of(EVENTS))?;
+    Ok((rule_definition(&sql)?, partly))
 }
 
 /// A rule's plan and its relation.

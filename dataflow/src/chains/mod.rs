@@ -32,7 +32,7 @@ mod state;
 mod tests;
 
 pub(crate) use compiled::{ChainHead, ChainRule, RulesInForce, info_of};
-pub use compiled::{RuleDefinition, rule_definition, rule_definitions};
+pub use compiled::{RuleDefinition, eql_definition, rule_definition, rule_definitions};
 pub(crate) use hit::ChainHit;
 pub(crate) use operator::{ChainCounts, ChainOptions, Relations, chains};
 pub(crate) use spot::spot;

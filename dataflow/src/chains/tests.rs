@@ -106,7 +106,9 @@ fn shown(parts: &[Chains]) -> Rows {
     .collect()
 }
 
-const RULES: [&str; 6] = [
+const RULES: [&str; 8] = [
+    "OVERLAP [pid = 1]",
+    "[pid = 1] ![pid = 4] UNTIL [pid = 5]",
     "OVERLAP [pid = 1] [pid = 2] [pid = 3]",
     "[pid = 1] [pid = 2]",
     "[pid = 1] ![pid = 4] [pid = 2] [pid = 3] UNTIL [pid = 5]",
@@ -121,7 +123,7 @@ proptest! {
     fn chains_are_those_of_the_set(
         seen in prop::collection::vec((0_u8..2, 0_u64..120, 0_u8..3, 1_u32..32), 1..50),
         delays in prop::collection::vec((0_u64..=RETENTION_MS, 0_usize..3), 50),
-        kind in 0_usize..6,
+        kind in 0_usize..8,
         (workers, later_workers, cut) in (1_usize..4, 1_usize..4, 0_u64..160),
     ) {
         let rule = rule(RULES[kind]);
