@@ -141,7 +141,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Run { pipeline, events, all, paths } => {
             let matching = if all { Matching::All } else { Matching::First };
             if paths.iter().any(|path| chained::files_of(path, chained::SEQUENCES).is_ok_and(|files| !files.is_empty())) {
-                eprintln!("sequence rules (.sql) are left out: they run in a cluster only");
+                eprintln!("sequence rules (.sql, .eql, .toml) are left out: they run in a cluster only");
             }
             over_file::run(&load(&paths, &pipeline)?, &events, matching)
         }
