@@ -1,8 +1,9 @@
 //! The system calls that an agent makes once its hooks are attached, and a filter that knows no others.
 //!
 //! The list was found by tracing agents (`strace -f`) that record, ship, lose their nodes, spool and stop, and made whole by what the same
-//! library functions call elsewhere (other versions of the C library, other processors). Nothing is executed, traced, mounted or loaded: those calls are
-//! absent. Of two calls only a part is let through: `bpf` makes no maps and loads no programs, `socket` makes no raw or packet sockets.
+//! library functions call elsewhere (other versions of the C library, other processors). Nothing is executed, traced, mounted or loaded:
+//! those calls are absent. Of two calls only a part is let through: `bpf` makes no maps and loads no programs, `socket` makes no raw or
+//! packet sockets.
 
 use std::collections::BTreeMap;
 
