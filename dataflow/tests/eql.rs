@@ -111,8 +111,8 @@ const SEQUENCES: &[(&str, &str)] = &[
 ];
 
 fn world() -> World {
-    let mut world = World::default();
-    world.ticks = (0..600).map(|tick| (START_MS + tick * 100, vec![Vec::new(); 3])).collect();
+    let ticks = (0..600).map(|tick| (START_MS + tick * 100, vec![Vec::new(); 3])).collect();
+    let mut world = World { ticks, ..World::default() };
     let name = |text: &str| Name::new(text).unwrap();
     for (n, (host, at_ms, rest)) in EVENTS.iter().enumerate() {
         let line = format!(r#"{{"time":"2026-11-23T16:00:00Z","host":"{host}",{rest}}}"#);

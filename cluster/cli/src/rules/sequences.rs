@@ -1,4 +1,6 @@
-//! `weir rules load` of sequence rules: what a user would do with psql. All files are read first; a rule of the same name gives way, unless it says the same.
+//! `weir rules load` of sequence rules: what a user would do with psql.
+//!
+//! All files are read first; a rule of the same name gives way, unless it says the same.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

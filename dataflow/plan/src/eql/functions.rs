@@ -15,7 +15,6 @@ pub(super) fn call(of: &mut Translation, name: &str, insensitive: bool, written:
         return Err(wrong(line, format!("{name}() has no argument")));
     }
     let name = name.to_ascii_lowercase();
-    // What is asked of nothing is unknown, whatever is asked; but concat and string are checked by name first.
     let call = Call { name: &name, insensitive, arguments: &arguments, line };
     match name.as_str() {
         "wildcard" => call.pattern(of, How::Like),
@@ -43,11 +42,7 @@ pub(super) fn call(of: &mut Translation, name: &str, insensitive: bool, written:
             let [left, right] = written else { return Err(call.wrong("takes two numbers")) };
             of.value(&Expr::Arithmetic { op, sides: Box::new((left.clone(), right.clone())), line })
         }
-        _ => Err(refused(
-            line,
-            &format!("{name}()"),
-            "these are: wildcard, match, cidrMatch, startsWith, endsWith, stringContains, length, concat, string, number, substring, indexOf, add, subtract, multiply, divide, modulo",
-        )),
+        _ => Err(refused(line, &format!("{name}()"), KNOWN)),
     }
 }
 
@@ -168,3 +163,7 @@ impl Call<'_> {
         }))
     }
 }
+
+/// What a call of another function is told.
+const KNOWN: &str = "these are: wildcard, match, cidrMatch, startsWith, endsWith, stringContains, length, concat, string, number, substring, \
+                     indexOf, add, subtract, multiply, divide, modulo";

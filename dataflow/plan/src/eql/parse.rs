@@ -83,13 +83,11 @@ impl Parser<'_> {
         if !(self.take_word("maxspan") && self.take_symbol("=")) {
             return Err(self.unexpected("maxspan=30s"));
         }
-        let number = match self.next() {
-            Some(Token::Number(number)) => number,
-            _ => return Err(wrong(line, "maxspan takes a number and a unit, such as 30s")),
+        let Some(Token::Number(number)) = self.next() else {
+            return Err(wrong(line, "maxspan takes a number and a unit, such as 30s"));
         };
-        let unit = match self.next() {
-            Some(Token::Word(unit)) => unit,
-            _ => return Err(wrong(line, format!("maxspan={number} has no unit: give ms, s, m, h or d"))),
+        let Some(Token::Word(unit)) = self.next() else {
+            return Err(wrong(line, format!("maxspan={number} has no unit: give ms, s, m, h or d")));
         };
         let known = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
         let ms = known.zip(number.parse::<u64>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
@@ -113,10 +111,7 @@ impl Parser<'_> {
             if !(self.take_word("runs") && self.take_symbol("=")) {
                 return Err(self.unexpected("runs=2"));
             }
-            let number = match self.next() {
-                Some(Token::Number(number)) => number,
-                _ => return Err(wrong(line, "runs takes a number")),
-            };
+            let Some(Token::Number(number)) = self.next() else { return Err(wrong(line, "runs takes a number")) };
             if missing || until {
                 return Err(refused(line, "runs of what must not happen", "leave it out: one such event is enough"));
             }
@@ -132,9 +127,8 @@ impl Parser<'_> {
 
     fn event(&mut self) -> Result<Event, Error> {
         let line = self.line();
-        let category = match self.next() {
-            Some(Token::Word(category) | Token::Quoted(category) | Token::Text(category)) => category,
-            _ => return Err(wrong(line, "a category was expected, such as process, file, network or any")),
+        let Some(Token::Word(category) | Token::Quoted(category) | Token::Text(category)) = self.next() else {
+            return Err(wrong(line, "a category was expected, such as process, file, network or any"));
         };
         if !self.take_word("where") {
             return Err(self.unexpected(&format!("where, behind {category}")));
@@ -296,7 +290,7 @@ impl Parser<'_> {
     }
 
     fn line(&self) -> usize {
-        self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |lexed| lexed.line)
+        self.tokens.get(self.at).or_else(|| self.tokens.last()).map_or(1, |lexed| lexed.line)
     }
 
     fn next(&mut self) -> Option<Token> {

@@ -161,9 +161,11 @@ fn what_is_not_ours_is_refused_with_its_line_and_a_cure() {
 
 #[test]
 fn a_file_of_toml_has_name_severity_and_techniques() {
-    let text = "[metadata]\nmaturity = \"production\"\n[rule]\nname = \"Shell (by a Server) & more\"\nseverity = \"high\"\ntype = \"eql\"\nquery = '''\nprocess where event.type == \"start\"\n'''\n
+    let text = "[metadata]\nmaturity = \"production\"\n[rule]\nname = \"Shell (by a Server) & more\"\n\
+                severity = \"high\"\ntype = \"eql\"\nquery = '''\nprocess where event.type == \"start\"\n'''\n
         [[rule.threat]]\nframework = \"MITRE ATT&CK\"\n[rule.threat.tactic]\nid = \"TA0011\"\nname = \"Command and Control\"\n
-        [[rule.threat.technique]]\nid = \"T1059\"\n[[rule.threat.technique.subtechnique]]\nid = \"T1059.004\"\n[[rule.threat.technique]]\nid = \"T1071\"\n";
+        [[rule.threat.technique]]\nid = \"T1059\"\n\
+                [[rule.threat.technique.subtechnique]]\nid = \"T1059.004\"\n[[rule.threat.technique]]\nid = \"T1071\"\n";
     let made = eql_rule("file", "toml", text, &events()).unwrap();
     assert_eq!(made.name, "shell_by_a_server_more");
     let head = "CREATE RULE \"shell_by_a_server_more\" AS SEQUENCE BY host WITH MAXSPAN INTERVAL '1 milliseconds' OVERLAP SEVERITY error \
