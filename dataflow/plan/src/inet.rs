@@ -248,7 +248,7 @@ impl Net {
             None => (text, None),
         };
         let address: IpAddr = address.parse().ok()?;
-        let length = length.unwrap_or(bits(address));
+        let length = length.unwrap_or_else(|| bits(address));
         if length > bits(address) {
             return None;
         }
