@@ -177,6 +177,10 @@ impl RawRole {
             let cure = "write grants = \"read\", or leave regions away";
             return Err(document.wrong(&at("regions"), "what a role makes is kept over the rows of all regions", cure));
         }
+        if !regions.is_empty() {
+            let cure = "remove the key, and give the role no secret until it may see every region";
+            return Err(document.wrong(&at("regions"), "regions are not enforced for every statement yet", cure));
+        }
         let relations = names(document, &at("relations"), self.relations.as_deref())?;
         if !relations.is_empty() && regions.is_empty() {
             let cure = "remove it, or name the regions that the role sees";

