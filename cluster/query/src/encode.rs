@@ -34,7 +34,7 @@ enum Column {
     Numeric(ArrayRef),
     Bytes(ArrayRef),
     /// The lists, all their elements, and the type of these.
-    List(ArrayRef, Box<Column>, Type),
+    List(ArrayRef, Box<Self>, Type),
 }
 
 /// The PostgreSQL type of a column.

@@ -450,7 +450,10 @@ impl Engine {
             .with_runtime_env(runtime);
         builder.scalar_functions().get_or_insert_default().extend(catalog::functions(&system));
         builder.scalar_functions().get_or_insert_default().extend(functions::of_user(&self.role.name));
-        Ok((builder.build(), slot))
+        let mut state = builder.build();
+        // `now()` is the time of the question; without this it fails.
+        state.mark_start_execution();
+        Ok((state, slot))
     }
 
     /// The relations, as tools see them.

@@ -125,6 +125,7 @@ async fn sql_answers_from_one_tick() {
         ("show columns from top_talkers".to_owned(), "app|text\ncontainer_id|text\nhost|text\nregion|text\nbytes|bigint\nrank|bigint".to_owned()),
         ("set application_name = 'x'; begin; select 1; commit".to_owned(), "1".to_owned()),
         ("select 1 where false".to_owned(), String::new()),
+        ("select now() > timestamptz '2024-01-01 00:00:00+00', now() = now(), count(*) from hosts".to_owned(), "t|t|6".to_owned()),
         ("select '10.1.2.3' <<= '10.0.0.0/8', '10.0.0.0/8'::inet << '10.0.0.0/8'::cidr, host('10.0.0.1/8'), 1 << 3".to_owned(), "t|f|10.0.0.1|8".to_owned()),
         ("select count(*) from connections where dst_ip <<= '0.0.0.0/0' or dst_ip <<= '::/0'".to_owned(), world.begun.to_string()),
         ("select '10.0.0' <<= '10.0.0.0/8'".to_owned(), "22P02 invalid input syntax for type inet: \"10.0.0\"; an address is like 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32".to_owned()),

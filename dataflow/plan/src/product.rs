@@ -115,8 +115,8 @@ mod tests {
         let (a, b, c) = (col("a").gt(lit(1)), col("b").gt(lit(2)), col("c").gt(lit(3)));
         let both = a.clone().and(b.clone()).or(a.clone().and(c.clone()));
         assert_eq!(factored(both), [a.clone(), b.clone().or(c)]);
-        assert_eq!(factored(a.clone().and(b.clone()).or(a.clone())), [a.clone()]);
+        assert_eq!(factored(a.clone().and(b.clone()).or(a.clone())), vec![a.clone()]);
         let apart = a.or(b);
-        assert_eq!(factored(apart.clone()), [apart]);
+        assert_eq!(factored(apart.clone()), vec![apart]);
     }
 }
