@@ -10,7 +10,6 @@
 mod chain;
 #[path = "slt/witness.rs"]
 mod witness;
-#[allow(dead_code)]
 #[path = "../../../dataflow/tests/world/mod.rs"]
 mod world;
 
@@ -141,7 +140,7 @@ async fn records(file: PathBuf, config: &str, engine: &'static str) -> (usize, V
             wrong.push(format!("{}", failed.display(false)));
         }
     }
-    println!("{engine}: {}: {count} records, {} ms", file.file_name().unwrap().display(), begun.elapsed().as_millis());
+    eprintln!("{engine}: {}: {count} records, {} ms", file.file_name().unwrap().display(), begun.elapsed().as_millis());
     (count, wrong)
 }
 
@@ -180,7 +179,7 @@ async fn the_sql_port_answers_as_the_files_say() {
     let count = all(&config, "weir").await;
     let _ = std::fs::remove_dir_all(&dir);
     assert!(count >= RECORDS_MIN || std::env::var("WEIR_SLT_ONLY").is_ok(), "{count} records");
-    println!("{count} records");
+    eprintln!("{count} records");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

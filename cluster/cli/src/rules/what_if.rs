@@ -154,7 +154,8 @@ impl Rulers {
         hits.retain(|place| {
             let rule = &self.set.rules[*place];
             let one_only = self.matching == Matching::First && rule.language == Language::Falco;
-            let has = !(one_only && is_taken) && !self.exceptions.silence(rule, source, &mut self.excepting);
+            let is_late = one_only && is_taken;
+            let has = !is_late && !self.exceptions.silence(rule, source, &mut self.excepting);
             is_taken |= has && one_only;
             has
         });

@@ -14,7 +14,7 @@ impl Postgres {
     /// Starts one; None, and a loud word, where it is not installed.
     pub(crate) fn start() -> Option<Self> {
         if !Path::new(BIN).join("initdb").exists() {
-            println!("SKIPPED: no PostgreSQL 15 (apt-get install postgresql-15): nobody asks the witness again");
+            eprintln!("SKIPPED: no PostgreSQL 15 (apt-get install postgresql-15): nobody asks the witness again");
             return None;
         }
         let directory = std::env::temp_dir().join(format!("weir-slt-witness-{}", std::process::id()));
@@ -22,7 +22,7 @@ impl Postgres {
         std::fs::create_dir_all(&directory).unwrap();
         let made = Self { directory };
         if is_root() && !Command::new("chown").arg("postgres").arg(&made.directory).status().is_ok_and(|told| told.success()) {
-            println!("SKIPPED: PostgreSQL does not run as root, and there is no user \"postgres\" to run it as");
+            eprintln!("SKIPPED: PostgreSQL does not run as root, and there is no user \"postgres\" to run it as");
             return None;
         }
         let (data, log) = (made.path("data"), made.path("log"));
