@@ -227,7 +227,7 @@ async fn wrong_statements(client: &Client) {
         ("CREATE TABLE owners (a int)", "42P07 relation \"owners\" already exists"),
         ("CREATE TABLE hosts (a int)", "42P07"),
         ("CREATE TABLE IF NOT EXISTS owners (a int)", "0"),
-        ("CREATE TABLE t (a money)", "0A000 type NUMERIC"),
+        ("CREATE TABLE t (a money)", "0A000 type money of column"),
         ("CREATE TABLE t (a int DEFAULT 3)", "0A000 DEFAULT"),
         ("CREATE TABLE t (a int, a int)", "42"),
         ("INSERT INTO hosts (host) VALUES ('x')", "42809 cannot change \"hosts\""),
