@@ -137,7 +137,7 @@ async fn sql_answers_from_one_tick() {
     assert!(ask(&sql, "explain select * from hosts").await.contains("logical_plan"));
     assert!(ask(&sql, "select version()").await.starts_with("PostgreSQL 15"));
     // Beside the workers' relations there is what this node computes.
-    assert_eq!(ask(&sql, "show tables").await.lines().count(), weir_dataflow::relations().len() + 1);
+    assert_eq!(ask(&sql, "show tables").await.lines().count(), weir_dataflow::relations().len() + 2);
     let heard =
         "select what, count(*), count(distinct heard_through), count(lag_ms), min(agents) from freshness group by 1 order by 1";
     let standing = weir_dataflow::relations().iter().filter(|info| info.standing).count();
