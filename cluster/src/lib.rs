@@ -32,6 +32,7 @@ mod metrics;
 pub mod node;
 pub mod record;
 pub mod replay;
+mod requests;
 pub mod rules;
 pub mod sequences;
 mod shipped;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tracing::{error, info, warn};
-use weir_archive::{ObjectPath, Store};
+use weir_archive::Store;
 use weir_config::{NodeConfig, RuleMatching as ConfigMatching};
 use weir_dataflow::{
     Command as EngineCommand, RULE_BYTES_MAX, RuleFile, RuleMatching, RuleOrigin, Rulebook, Rules, RulesChange, RulesOutcome,
@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::forget;
 use crate::log::{self, LogError, Pace, Reader, nonce};
 use crate::node::cluster_store;
+use crate::requests;
 
 /// A change of the rules that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,24 +81,12 @@ impl ChainedRules {
 
 /// What is asked for and not yet removed.
 pub(crate) async fn requests(store: &Store) -> Result<Vec<RulesRequest>, Error> {
-    let mut requests = Vec::new();
-    for path in store.list(&ObjectPath::from(WANTED)).await?.into_iter().take(REQUESTS_PER_LOOK) {
-        let Some(bytes) = store.read_if_there(&path).await? else { continue };
-        match bytes.strip_prefix(&[VERSION]).and_then(|body| postcard::from_bytes(body).ok()) {
-            Some(request) => requests.push(request),
-            None => warn!(%path, "no request of this version: left out"),
-        }
-    }
-    Ok(requests)
+    requests::read(store, WANTED, VERSION, REQUESTS_PER_LOOK).await
 }
 
 /// Removes a request that the chain has.
 pub(crate) async fn settle(store: &Store, id: u128) -> Result<(), Error> {
-    Ok(store.remove(&place(id)).await?)
-}
-
-fn place(id: u128) -> ObjectPath {
-    ObjectPath::from(WANTED).join(format!("{id:032x}"))
+    requests::settle(store, WANTED, id).await
 }
 
 /// What was changed.
@@ -218,7 +207,7 @@ fn ask(view: &mut ChainView, change: RulesChange, stop: impl Fn() -> bool) -> Re
     }
     let request = RulesRequest { id: nonce(), change };
     let bytes = postcard::to_extend(&request, vec![VERSION]).expect("names and text always serialise");
-    view.runtime.block_on(view.store.write(&place(request.id), bytes))?;
+    view.runtime.block_on(view.store.write(&requests::place(WANTED, request.id), bytes))?;
     let since = Instant::now();
     loop {
         if let Some((tick, outcome)) = view.catch_up()?.rules.outcome(request.id) {

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::error;
 use weir_alert::Sinks;
-use weir_archive::{ObjectPath, Store};
+use weir_archive::Store;
 use weir_config::{AlertsConfig, NodeConfig, SinkConfig, SinkDefinition};
 use weir_query::{KnownSink, SinkChange, SinkOutcome, SinkStatus, SinkStore};
 
@@ -23,6 +23,7 @@ use crate::alerts::AlertObjects;
 use crate::error::Error;
 use crate::log::nonce;
 use crate::node::cluster_store;
+use crate::requests;
 
 /// A change of the sinks that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,24 +98,12 @@ impl ChainedSinks {
 
 /// What is asked for and not yet removed.
 pub(crate) async fn requests(store: &Store) -> Result<Vec<SinkRequest>, Error> {
-    let mut requests = Vec::new();
-    for path in store.list(&ObjectPath::from(WANTED)).await?.into_iter().take(REQUESTS_PER_LOOK) {
-        let Some(bytes) = store.read_if_there(&path).await? else { continue };
-        match bytes.strip_prefix(&[VERSION]).and_then(|body| postcard::from_bytes(body).ok()) {
-            Some(request) => requests.push(request),
-            None => warn!(%path, "no request of this version: left out"),
-        }
-    }
-    Ok(requests)
+    requests::read(store, WANTED, VERSION, REQUESTS_PER_LOOK).await
 }
 
 /// Removes a request that the chain has.
 pub(crate) async fn settle(store: &Store, id: u128) -> Result<(), Error> {
-    Ok(store.remove(&place(id)).await?)
-}
-
-fn place(id: u128) -> ObjectPath {
-    ObjectPath::from(WANTED).join(format!("{id:032x}"))
+    requests::settle(store, WANTED, id).await
 }
 
 /// What the SQL port of this node knows of sinks, and how it has them changed.
@@ -159,7 +148,7 @@ impl SinkStore for ClusterSinks {
     async fn change(&self, change: SinkChange) -> Result<SinkOutcome, String> {
         let request = SinkRequest { id: nonce(), change };
         let bytes = postcard::to_extend(&request, vec![VERSION]).expect("names and text always serialise");
-        self.store.write(&place(request.id), bytes).await.map_err(|failed| failed.to_string())?;
+        self.store.write(&requests::place(WANTED, request.id), bytes).await.map_err(|failed| failed.to_string())?;
         let mut chained = self.chained.clone();
         let done = async {
             let is_done = |sinks: &Option<ChainedSinks>| sinks.as_ref().is_some_and(|sinks| sinks.outcome(request.id).is_some());

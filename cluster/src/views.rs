@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tracing::warn;
-use weir_archive::{ObjectPath, Store};
+use weir_archive::Store;
 use weir_dataflow::{Command as EngineCommand, Definitions, ViewChange, ViewOutcome};
 use weir_query::{Changed, ViewStore};
 
 use crate::error::Error;
 use crate::log::nonce;
+use crate::requests;
 use crate::tables::Tables;
 
 /// A change of the views that somebody asks for.
@@ -92,24 +92,12 @@ impl Views {
 
 /// What is asked for and not yet removed.
 pub(crate) async fn requests(store: &Store) -> Result<Vec<ViewRequest>, Error> {
-    let mut requests = Vec::new();
-    for path in store.list(&ObjectPath::from(WANTED)).await?.into_iter().take(REQUESTS_PER_LOOK) {
-        let Some(bytes) = store.read_if_there(&path).await? else { continue };
-        match bytes.strip_prefix(&[VERSION]).and_then(|body| postcard::from_bytes(body).ok()) {
-            Some(request) => requests.push(request),
-            None => warn!(%path, "no request of this version: left out"),
-        }
-    }
-    Ok(requests)
+    requests::read(store, WANTED, VERSION, REQUESTS_PER_LOOK).await
 }
 
 /// Removes a request that the chain has.
 pub(crate) async fn settle(store: &Store, id: u128) -> Result<(), Error> {
-    Ok(store.remove(&place(id)).await?)
-}
-
-fn place(id: u128) -> ObjectPath {
-    ObjectPath::from(WANTED).join(format!("{id:032x}"))
+    requests::settle(store, WANTED, id).await
 }
 
 /// What the SQL port of this node knows of views, and how it has them changed.
@@ -130,7 +118,7 @@ impl ViewStore for ClusterViews {
     async fn change(&self, change: ViewChange) -> Result<Changed, String> {
         let request = ViewRequest { id: nonce(), change };
         let bytes = postcard::to_extend(&request, vec![VERSION]).expect("names and text always serialise");
-        self.store.write(&place(request.id), bytes).await.map_err(|failed| failed.to_string())?;
+        self.store.write(&requests::place(WANTED, request.id), bytes).await.map_err(|failed| failed.to_string())?;
         let mut views = self.views.clone();
         let chained = async {
             let views =
